@@ -52,6 +52,8 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",
     "_backends/unique_keys": "the holders of keys in memory, apart from the ledger; tests/storages/test_unique_keys.py",
     "_router/child": "what runs in the processes of a pool; tests/router/test_processes.py",
+    "observe/_instruments": "imported only where opentelemetry is",
+    "observe/_prometheus": "imported only where prometheus_client is",
     "_router/table": "the functions, which a router, its queues and its workers share",
     "_router/value_checks": "judges values by annotations alone, without a library; tests/router/test_functions.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",

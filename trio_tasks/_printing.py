@@ -44,6 +44,13 @@ def quoted(option: object) -> str:
     return text if len(text) <= _LONGEST_OPTION else f"{text[: _LONGEST_OPTION - 1]}…"
 
 
+def class_name(error: BaseException) -> str:
+    """Return the full name of the class of an error; without the module, if it is built in or of the main program."""
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    return kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def value_shown(value: Any) -> str:
     """Return the type of args, a result, progress or metadata; the value too if ``TRIO_TASKS_SHOW_ARGS=1`` is set."""
     if value is None or os.environ.get(SHOW_ARGS) == "1":

@@ -1,13 +1,12 @@
-"""Tests of the metrics for Prometheus, and of the health application."""
+"""Tests of the metrics for Prometheus."""
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -15,18 +14,36 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
-from trio_tasks import AbortError, MemoryStorage, Monitor, QueueMetrics, Router, SqliteStorage, Worker
-from trio_tasks.abc import EMPTY_METRICS, Metrics
+from trio_tasks import (
+    AbortError,
+    Call,
+    MemoryStorage,
+    Monitor,
+    Router,
+    Schedules,
+    SqliteStorage,
+    Succeeded,
+    Task,
+    Worker,
+    every,
+)
 from trio_tasks.observe import Collector, health
-from trio_tasks.observe._prometheus import NAMES
+from trio_tasks.observe._names import METRICS
+from trio_tasks.testing import virtual_clock
+
+from tests._scale import scaled
+from tests.observe._hanging import Hanging
 
 Samples = dict[tuple[str, ...], float]
+
+
+LABELS = {each.prometheus: each.labels for each in METRICS}
 
 
 def samples_of(text: str, name: str) -> Samples:
     """The samples of one name, by the values of their labels, in the order in which the table has them."""
     return {
-        tuple(sample.labels[label] for label in (*NAMES[family.name][1], "le") if label in sample.labels): sample.value
+        tuple(sample.labels[label] for label in (*LABELS[family.name], "le") if label in sample.labels): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == name
@@ -80,11 +97,11 @@ async def test_each_metric_has_its_name_its_labels_and_its_value(autojump_clock:
     assert samples_of(text, "trio_tasks_slots") == {("orders", "w", "taken"): 1, ("orders", "w", "free"): 1}
     assert samples_of(text, "trio_tasks_worker_up") == {("orders", "w"): 1}
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert {*families} == {*NAMES}
-    for name, (help_text, labels) in NAMES.items():
-        assert families[name].documentation == help_text
-        for sample in families[name].samples:
-            assert {*sample.labels} - {"le"} == {*labels}
+    assert [*families] == [each.prometheus for each in METRICS]
+    for each in METRICS:
+        assert (families[each.prometheus].documentation, families[each.prometheus].type) == (each.text, each.kind)
+        for sample in families[each.prometheus].samples:
+            assert {*sample.labels} - {"le"} == {*each.labels}
 
 
 async def test_ids_and_errors_make_no_more_series(autojump_clock: MockClock) -> None:
@@ -95,8 +112,8 @@ async def test_ids_and_errors_make_no_more_series(autojump_clock: MockClock) -> 
     storage = MemoryStorage[int]()
     collector = Collector(None, [storage])
     counts: list[int] = []
-    for size in (1, 1000):
-        await storage.push_bulk(range(size))
+    for size in (1, scaled(10_000)):
+        await storage.push_bulk(range(size), key=f"tenant {size}")
         await Worker("w", storage, fail, log=None).run_until_idle()
         text = await scraped(collector)
         counts.append(sum(len(family.samples) for family in text_string_to_metric_families(text)))
@@ -141,26 +158,107 @@ async def test_names_of_tasks_are_labels_and_the_queues_of_a_router_are_told() -
     assert samples_of(text, "trio_tasks_attempts_total")[("mail", "send", "succeeded")] == 2
 
 
+async def test_tasks_of_unknown_names_share_one_label(autojump_clock: MockClock) -> None:
+    """Names that only another version of the program knows are data here, as ids are."""
+    tasks = Router()
+
+    @tasks.task(queue="mail")
+    async def send(to: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with tasks.open(MemoryStorage()) as queues:
+        for number in range(20):
+            await queues["mail"].push(Call(f"gone-{number}", {}))
+        await queues.push(send.bind("a"))
+        async with queues.monitor({"mail": 1}, log=None) as monitor:
+            await trio.sleep(1)
+            for collector in (Collector(monitor, queues), Collector(monitor, queues["mail"])):
+                attempts = samples_of(await scraped(collector), "trio_tasks_attempts_total")
+                assert {task for _, task, _ in attempts} == {"send", "?"}
+                assert attempts["mail", "?", "suspended"] == 20
+            monitor.shutdown()
+        attempts = samples_of(await scraped(collector), "trio_tasks_attempts_total")
+        assert {task for _, task, _ in attempts} == {"send", "?"}, "after its workers have ended, too"
+
+
+async def test_settling_and_lost_leases_of_a_worker_are_told(tmp_path: Path) -> None:
+    async def settle_itself(task: Task[int]) -> None:
+        if task.args:
+            await storage.settle(task, Succeeded(None))
+
+    async with SqliteStorage(tmp_path / "tasks.db", int, queue="q") as storage, Monitor() as monitor:
+        for _ in range(2):  # two of one name, which are told of together
+            monitor.register(Worker("w", storage, settle_itself, concurrency=3, log=None))
+        await storage.wait_for(await storage.push_bulk([0, 0, 1, 0]))
+        while monitor.workers[0].running_tasks or monitor.workers[1].running_tasks:
+            await trio.lowlevel.checkpoint()
+        text = await scraped(Collector(monitor, storage))
+        monitor.shutdown()
+    assert samples_of(text, "trio_tasks_leases_lost_total") == {("q", "w"): 1}
+    assert samples_of(text, "trio_tasks_settle_seconds_count") == {("q", "w"): 4}
+    assert samples_of(text, "trio_tasks_slots") == {("q", "w", "taken"): 0, ("q", "w", "free"): 6}
+    assert samples_of(text, "trio_tasks_worker_up") == {("q", "w"): 1}
+
+
+# Schedules
+
+
+START = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def clock() -> Iterator[MockClock]:
+    with virtual_clock(start=START) as clock:
+        yield clock
+
+
+async def test_schedules_of_the_code_are_told_by_name_and_the_others_together(clock: MockClock) -> None:
+    tasks = Router()
+
+    @tasks.task
+    async def poll(name: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    last, missed = "trio_tasks_schedule_last_firing_timestamp", "trio_tasks_schedule_missed_total"
+    async with tasks.open(MemoryStorage()) as queues:
+        monitor = queues.monitor({"default": 1})
+        collector = Collector(monitor, queues)
+        assert samples_of(await scraped(collector), missed) == {}
+        tasks.schedule("poll", poll.bind("a"), every(minutes=1))  # which a scrape has not kept from being declared
+        for number in range(3):
+            await queues.schedules.put(f"report-{number}", poll.bind("b"), every(minutes=2))
+        async with monitor:
+            await trio.sleep(250)
+            fired = START.timestamp() + 240
+            assert samples_of(await scraped(collector), last) == {("poll",): fired, ("?",): fired}
+            monitor.shutdown()
+        await queues.schedules.remove("report-1")
+        await trio.sleep(300)
+        async with monitor:
+            await trio.sleep(1)
+            fired = START.timestamp() + 540  # each of the others two minutes apart, one minute before
+            assert samples_of(text := await scraped(collector), last) == {("poll",): fired, ("?",): fired - 60}
+            assert samples_of(text, missed) == {("poll",): 4, ("?",): 2}
+            monitor.shutdown()
+        assert samples_of(await scraped(collector), missed) == {("poll",): 4, ("?",): 2}, "and afterwards"
+
+
+async def test_schedules_that_a_program_fires_itself_can_be_given(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    schedules = Schedules(storage)
+    schedules.declare("poll", 1, every(hours=1))
+    await storage.push(1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(schedules.run)
+        collector = Collector(None, storage, schedules=schedules)
+        await trio.sleep(3601)
+        text = await scraped(collector)
+        nursery.cancel_scope.cancel()
+    assert [*samples_of(text, "trio_tasks_schedule_last_firing_timestamp")] == [("poll",)]
+    assert samples_of(text, "trio_tasks_schedule_missed_total") == {("poll",): 0}
+
+
 # Storages that do not answer
-
-
-class Hanging(Metrics):
-    """A queue that does not answer, and cannot be cancelled, until it is let go on; or that fails."""
-
-    queue = "slow"
-
-    def __init__(self) -> None:
-        self.goes_on = trio.Event()
-        self.asked = 0
-        self.fails = False
-
-    async def metrics(self) -> QueueMetrics:
-        self.asked += 1
-        with trio.CancelScope(shield=True):
-            await self.goes_on.wait()
-        if self.fails:
-            raise OSError("gone")
-        return EMPTY_METRICS
 
 
 async def test_a_scrape_ends_in_time_though_a_storage_hangs(
@@ -221,98 +319,14 @@ def test_after_the_run_the_latest_counters_are_told() -> None:
     assert samples_of(texts[0], "trio_tasks_pushed_total") == {("default",): 1}
 
 
-# Health
-
-
-async def asked(
-    app: Any, path: str, *, method: str = "GET", root_path: str = "", kind: str = "http"
-) -> tuple[int, Any]:
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app({"type": kind, "method": method, "path": path, "root_path": root_path}, receive, send)
-    head, body = sent
-    assert dict(head["headers"])[b"content-length"] == str(len(body["body"])).encode() or method == "HEAD"
-    text = body["body"].decode()
-    return head["status"], json.loads(text) if text.startswith("{") else text
-
-
-async def test_a_program_is_ready_while_it_can_receive(autojump_clock: MockClock) -> None:
-    storage = MemoryStorage[int](queue="orders")
-    monitor = Monitor()
-    app = health(monitor, storage)
-    assert (await asked(app, "/live"))[0] == 200
-    assert (await asked(app, "/ready"))[0] == 503, "before it runs"
-    async with monitor:
-        monitor.register(Worker("w", storage, work))
-        await trio.sleep(1)
-        ready = {"ready": True, "shutting_down": False, "workers": {"w": "open"}, "queues": {"orders": "open"}}
-        assert await asked(app, "/ready") == (200, ready)
-        [context] = monitor.workers
-        context.pause()
-        await storage.pause()
-        paused = {**ready, "workers": {"w": "paused"}, "queues": {"orders": "paused"}}
-        assert await asked(app, "/ready") == (200, paused)
-        context.resume()
-        await storage.resume()
-        await storage.push(9)
-        await trio.sleep(1)
-        monitor.shutdown()
-        status, report = await asked(app, "/ready")
-        assert (status, report["ready"], report["shutting_down"]) == (503, False, True)
-        assert (await asked(app, "/live"))[0] == 200
-    assert (await asked(app, "/ready"))[0] == 503, "after it has run"
-
-
-async def test_a_program_whose_storage_hangs_is_not_ready(autojump_clock: MockClock) -> None:
-    slow = Hanging()
-    async with Monitor() as monitor:
-        monitor.register(Worker("w", MemoryStorage[int](), work))
-        await trio.sleep(1)
-        began = trio.current_time()
-        status, report = await asked(health(monitor, [slow]), "/ready")
-        assert (status, report["queues"]) == (503, {"slow": "no answer"})
-        assert trio.current_time() - began <= 2
-        slow.goes_on.set()
-        monitor.shutdown()
-
-
-async def test_pages_methods_and_prefixes() -> None:
-    storage = MemoryStorage[int]()
-    app = health(Monitor(), storage)
-    status, text = await asked(app, "/metrics")
-    assert (status, samples_of(text, "trio_tasks_up")) == (200, {("default",): 1})
-    assert (await asked(app, "/ops/live", root_path="/ops"))[0] == 200
-    assert (await asked(app, "/"))[0] == 404
-    assert (await asked(app, "/live", method="POST"))[0] == 405
-    assert await asked(app, "/live", method="HEAD") == (200, "")
-    with pytest.raises(RuntimeError, match="websocket"):
-        await asked(app, "/live", kind="websocket")
-
-
-async def test_it_takes_part_in_the_life_of_a_server() -> None:
-    heard = ["lifespan.startup", "lifespan.shutdown"]
-    said: list[str] = []
-
-    async def receive() -> Any:
-        return {"type": heard.pop(0)}
-
-    async def send(message: Any) -> None:
-        said.append(message["type"])
-
-    await health(Monitor(), [])({"type": "lifespan"}, receive, send)
-    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 @pytest.mark.parametrize("make", [Collector, health])
 def test_wrong_arguments_are_refused(make: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="monitor must be a Monitor or None, not 5"):
         make(5, [])
+    with pytest.raises(TypeError, match="schedules must be a Schedules or None, not 5"):
+        make(Monitor(), [], schedules=5)
+    with pytest.raises(ValueError, match="two of these have the same"):
+        make(Monitor(), [MemoryStorage(), MemoryStorage()])
     for wrong in (5, [5]):
         with pytest.raises(TypeError, match="queues must be the queues of a router, a storage, or storages, not 5"):
             make(Monitor(), wrong)

@@ -78,7 +78,7 @@ async def test_one_trace_from_the_request_to_the_children_of_each_attempt(
     retry = RetryPolicy(attempts=2, backoff=constant(1))
     await Worker("shipping", storage, ship, layers=[spans.layer()], retry=retry).run()
 
-    [request], [sent] = spans.named("GET /order"), spans.named("send task")
+    [request], [sent] = spans.named("GET /order"), spans.named("send default")
     first, second = spans.named("process default")
     assert len({each.context.trace_id for each in spans}) == 1, "it is one trace"
     assert sent.parent is not None
@@ -92,6 +92,7 @@ async def test_one_trace_from_the_request_to_the_children_of_each_attempt(
         "messaging.operation.type": "send",
         "messaging.operation.name": "push",
         "messaging.message.id": "7",
+        "messaging.destination.name": "default",
     }
     assert dict(first.attributes or {}) == {
         "messaging.system": "trio_tasks",
@@ -117,7 +118,7 @@ async def test_without_a_parent_each_attempt_has_a_trace_of_its_own_and_a_link(s
     await storage.push("book")
     storage.close()
     await Worker("shipping", storage, ship, layers=[spans.layer(parent=False)]).run()
-    [sent], [attempt] = spans.named("send task"), spans.named("process default")
+    [sent], [attempt] = spans.named("send default"), spans.named("process default")
     assert attempt.parent is None
     assert attempt.context.trace_id != sent.context.trace_id
     assert [link.context.span_id for link in attempt.links] == [span_id(sent)]

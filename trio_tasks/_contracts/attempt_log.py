@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from .._concurrency.exception_groups import attribute_of, leaves, within
 from .._logging import SafeLogger, catch_errors, log_and_suppress
-from .._printing import escaped
+from .._printing import class_name, escaped
 from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
 
 if TYPE_CHECKING:
@@ -197,10 +197,7 @@ def _text_of(error: BaseException) -> str:
     """Return the class and the text of an error. The standard library would format all causes and
     contexts as well.
     """
-    kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    name = class_name(error)
     with catch_errors() as caught:
         said = str(error)
         return f"{name}: {said}" if said else name

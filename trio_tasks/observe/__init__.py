@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 from .._exports import rename as _rename
 
 if _TYPE_CHECKING:
+    from ._collector import Collector as Collector
     from ._health import health as health
     from ._log_fields import LogFields as LogFields
     from ._open_telemetry import OpenTelemetry as OpenTelemetry, carry_trace as carry_trace
-    from ._prometheus import Collector as Collector
 
 _WHEN_ASKED_FOR = {
-    "Collector": "._prometheus",
+    "Collector": "._collector",
     "health": "._health",
     "LogFields": "._log_fields",
     "OpenTelemetry": "._open_telemetry",
     "carry_trace": "._open_telemetry",
 }
-_EXTRAS = {"opentelemetry": "otel", "prometheus_client": "prometheus"}
+_EXTRAS = {"opentelemetry": "otel"}
 """The extra that installs each library."""
 
 

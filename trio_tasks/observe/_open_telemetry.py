@@ -1,13 +1,9 @@
-"""Spans of OpenTelemetry: one for each push, and one for each attempt, linked to its push.
-
-The names are those of OpenTelemetry's conventions for messaging, which are still marked "Development", so they may
-change here as they change there. They are in one table, below.
-"""
+"""Spans of OpenTelemetry: one for each push, and one for each attempt, linked to its push."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 from opentelemetry import context as otel_context, propagate, trace
@@ -16,9 +12,22 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, StatusCode
 from .. import SuspendError, Task
 from .._concurrency.exception_groups import is_a, leaves
 from .._logging import log_and_suppress
-from .._printing import escaped, quoted
+from .._printing import class_name, escaped, quoted
 from ..layers import Trace
 from ._log_fields import worker_and_queue
+from ._names import (
+    ATTEMPT,
+    ENDED,
+    ERROR_TYPE,
+    PROCESS_SPAN,
+    PROCESSED,
+    QUEUE,
+    SEND_SPAN,
+    SENT,
+    TASK_ID,
+    TASK_NAME,
+    WORKER,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -33,23 +42,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-SYSTEM: Final = "messaging.system"
-OPERATION_TYPE: Final = "messaging.operation.type"
-OPERATION_NAME: Final = "messaging.operation.name"
-QUEUE: Final = "messaging.destination.name"
-TASK_ID: Final = "messaging.message.id"
-TASK_NAME: Final = "trio_tasks.task"
-ATTEMPT: Final = "trio_tasks.attempt"
-WORKER: Final = "trio_tasks.worker"
-ENDED: Final = "trio_tasks.ended"
-"""The end of an attempt that did not fail: ``"succeeded"``, ``"was suspended"`` or ``"was cancelled"``."""
-ERROR_TYPE: Final = "error.type"
 
-_SENT: dict[str, AttributeValue] = {SYSTEM: "trio_tasks", OPERATION_TYPE: "send", OPERATION_NAME: "push"}
-_PROCESSED: dict[str, AttributeValue] = {SYSTEM: "trio_tasks", OPERATION_TYPE: "process", OPERATION_NAME: "attempt"}
-
-
-def carry_trace(task: Task[A]) -> Task[A]:
+def carry_trace(task: Task[A], queue: str | None = None) -> Task[A]:
     """Put the trace that is under way where a task is pushed into the metadata of the task: for ``on_push=``.
 
     >>> storage = SqliteStorage("orders.db", Order, on_push=carry_trace)
@@ -58,26 +52,33 @@ def carry_trace(task: Task[A]) -> Task[A]:
     ``traceparent`` and ``tracestate``, or what else the global propagator writes. :class:`OpenTelemetry` reads it in
     the worker. It takes the global tracer provider, and may be called in any thread. If the tracer or the propagator
     raises an error, that is logged, and the task is pushed as it is.
+
+    Args:
+      task: the task.
+      queue: the name of its queue, which storages give; the span has the name ``send QUEUE``.
     """
     with log_and_suppress("task %s: its trace could not be put into its metadata", escaped(task.parts.id)):
-        carrier = _carrier(task)
+        carrier = _carrier(task, queue)
         if carrier:
             return task.with_metadata(carrier)
     return task
 
 
-def _carrier(task: Task[Any]) -> dict[str, str]:
+def _carrier(task: Task[Any], queue: str | None) -> dict[str, str]:
     """Make a span for the push, and return the fields that name it."""
     carrier: dict[str, str] = {}
     current = trace.get_current_span().get_span_context()
     if current.is_valid and not current.trace_flags.sampled:
         propagate.inject(carrier)
     else:
-        attributes = {**_SENT, TASK_ID: task.parts.id}
+        attributes: dict[str, AttributeValue] = {**SENT, TASK_ID: task.parts.id}
         if task.parts.name is not None:
             attributes[TASK_NAME] = task.parts.name
         tracer = trace.get_tracer("trio_tasks")
-        span = tracer.start_span(f"send {task.parts.name or 'task'}", kind=SpanKind.PRODUCER, attributes=attributes)
+        if queue is not None:
+            attributes[QUEUE] = queue
+        name = SEND_SPAN % (queue or task.parts.name or "task")
+        span = tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=attributes)
         propagate.inject(carrier, trace.set_span_in_context(span))
         span.end()
     return carrier
@@ -128,7 +129,7 @@ class OpenTelemetry:
         if self._parent and pushed.is_valid and not pushed.trace_flags.sampled:
             return _CurrentSpan(NonRecordingSpan(pushed), pushed_in)
         attributes: dict[str, AttributeValue] = {
-            **_PROCESSED,
+            **PROCESSED,
             TASK_ID: task.parts.id,
             ATTEMPT: int(task.parts.attempt),
         }
@@ -138,7 +139,7 @@ class OpenTelemetry:
         attributes.update({name: value for name, value in ((WORKER, worker), (QUEUE, queue)) if value is not None})
         within = pushed_in if self._parent else otel_context.Context()
         span = self._tracer.start_span(
-            f"process {queue or task.parts.name or 'task'}",
+            PROCESS_SPAN % (queue or task.parts.name or "task"),
             within,
             SpanKind.CONSUMER,
             attributes,
@@ -185,12 +186,6 @@ def _tell_end(span: Span, error: BaseException | None) -> None:
     elif all(is_a(each, SuspendError) for each in failures):
         span.set_attribute(ENDED, "was suspended")
     else:
-        span.set_attribute(ERROR_TYPE, _name_of(failures[0] if len(failures) == 1 else error))
+        span.set_attribute(ERROR_TYPE, class_name(failures[0] if len(failures) == 1 else error))
         span.set_status(StatusCode.ERROR)
         span.record_exception(error)
-
-
-def _name_of(error: BaseException) -> str:
-    """Return the full name of the class of an error, without the module for built-in ones."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
