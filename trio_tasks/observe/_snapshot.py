@@ -131,7 +131,7 @@ class SnapshotReader:
         await trio.lowlevel.checkpoint()
         return self.queues()
 
-    async def _read(self, name: str, storage: Any) -> None:
+    async def _read(self, name: str, storage: Any) -> None:  # noqa: ASYNC910  the storage decides
         was_read = False
         try:
             with log_and_suppress("the counters of queue %r cannot be read", name):
