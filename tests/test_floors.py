@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "_schedules/*": f"_schedules/* {CONTRACTS}",
     "_monitor _signals": f"_worker/* {CONTRACTS}",
     "_router/*": f"_schedules/* _backends/urls _codecs/* _handlers/* _worker/* _monitor {CONTRACTS}",
-    "_cli/*": "__init__ testing/__init__",
+    "_cli/*": "__init__ abc observe/__init__ testing/__init__",
     "testing/* testing/*/*": "* */* */*/*",
     "__init__ __main__ abc": "* */* */*/*",
 }

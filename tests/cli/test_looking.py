@@ -177,6 +177,7 @@ async def test_workers_are_told_of_while_they_run(tmp_path: Path) -> None:
         await began.wait()
         for options in ([], ["--fresh"]):
             ended = await trio.to_thread.run_sync(partial(call_process, "workers", "--url", url, *options))
+            assert ended.err == "", "also where the SQLite has a fault: `doctor` and `run` tell of it"
             [record] = ended.records
             assert (record["name"], record["queue"], record["slots"], record["version"]) == ("ann", "emails", 3, "1.2")
             if options:

@@ -15,7 +15,7 @@ import trio
 
 from .. import Status
 from .output import Answer, CommandError, ExitStatus, printable
-from .store import StoreOptions, Target
+from .store import StoreOptions, Target, without_known_faults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -162,6 +162,7 @@ def on_store(command: Callable[Concatenate[StoreOptions, Answer, P], Awaitable[o
     def run(url: str | None, as_json: bool | None, queue: str | None = None, **options: Any) -> None:
         if not url:
             raise click.UsageError("give the storage by --url or TRIO_TASKS_URL, such as sqlite:///tasks.db")
-        trio.run(partial(cast("Any", command), StoreOptions(url, queue), Answer(as_json), **options))
+        with without_known_faults():
+            trio.run(partial(cast("Any", command), StoreOptions(url, queue), Answer(as_json), **options))
 
     return update_wrapper(run, command)

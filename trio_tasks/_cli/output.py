@@ -261,7 +261,7 @@ def span(seconds: float) -> str:
 
 def counted(number: int, what: str = "task") -> str:
     """Return a number with the noun that it counts."""
-    return f"{number} {what if number == 1 else what + 's'}"
+    return f"{number} {what if number == 1 else what + ('es' if what.endswith('s') else 's')}"
 
 
 def age(moment: datetime | None) -> str:

@@ -28,7 +28,9 @@ _BY_SIGNAL = 128
 _ENDED_IN_ORDER = (ExitStatus.DONE, ExitStatus.CUT_SHORT)
 
 
-async def supervise(arguments: Sequence[str], number: int, tell: Callable[[], Awaitable[None]], *, reload: bool) -> int:
+async def supervise(
+    arguments: Callable[[int], Sequence[str]], number: int, tell: Callable[[], Awaitable[None]], *, reload: bool
+) -> int:
     """Run a number of processes until all have ended, and return the highest of their exit statuses.
 
     One that fails is started again, after a delay that doubles. SIGINT and SIGTERM are forwarded as SIGTERM: the first
@@ -36,18 +38,19 @@ async def supervise(arguments: Sequence[str], number: int, tell: Callable[[], Aw
     ends, and they shut down.
 
     Args:
-      arguments: those of this command.
+      arguments: returns those of the process with this number, counted from 0.
       number: of processes.
       tell: an async function that runs beside them, and tells systemd of them.
       reload: True to start a process again that ends since its files have changed, or could not be imported.
     """
-    family = _Family([sys.executable, "-m", "trio_tasks", *arguments, "--supervised"], reload)
+    commands = [[sys.executable, "-m", "trio_tasks", *arguments(index)] for index in range(number)]
+    family = _Family(commands, reload)
     async with trio.open_nursery() as nursery:
         await nursery.start(family.forward_signals)
         nursery.start_soon(tell)
         async with trio.open_nursery() as members:
             for index in range(number):
-                members.start_soon(family.keep, index + 1)
+                members.start_soon(family.keep, index)
         nursery.cancel_scope.cancel()
     return family.status
 
@@ -57,12 +60,12 @@ class _Family:
     """The processes of one program.
 
     Args:
-      command: the command line of each.
+      commands: the command line of each.
       reload: True if they are started again when their files change.
     """
 
-    def __init__(self, command: list[str], reload: bool) -> None:
-        self._command = command
+    def __init__(self, commands: list[list[str]], reload: bool) -> None:
+        self._commands = commands
         self._reload = reload
         self._ending = trio.Event()
         self._running: set[trio.Process] = set()
@@ -87,7 +90,7 @@ class _Family:
         delay = _FIRST_DELAY
         while not self._ending.is_set():
             began, seen = trio.current_time(), _python_files() if self._reload else {}
-            status = await self._run()
+            status = await self._run(self._commands[index])
             if self._ending.is_set() and status == _BY_SIGNAL + signal.SIGTERM:
                 # It had no monitor yet, or, at the third signal, none any more.
                 status = ExitStatus.DONE if self._signals < 3 else ExitStatus.CUT_SHORT
@@ -103,15 +106,15 @@ class _Family:
                 await self._wait_for_change(seen)
             elif status != RELOADED:
                 delay = _FIRST_DELAY if trio.current_time() > began + _RAN_WELL else min(2 * delay, _LONGEST_DELAY)
-                note(f"process {index} ended with status {status}: it is started again in {delay:g} s")
+                note(f"process {index + 1} ended with status {status}: it is started again in {delay:g} s")
                 with trio.move_on_after(delay):
                     await self._ending.wait()
 
-    async def _run(self) -> int:
+    async def _run(self, command: list[str]) -> int:
         """Run a process; return its exit status, that of a signal as a shell does."""
         environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
         process = await trio.lowlevel.open_process(
-            self._command,
+            command,
             stdin=subprocess.PIPE,
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is forwarded

@@ -17,7 +17,7 @@ from .. import Router, Succeeded, Task
 from .options import duration, moment_ahead, on_store, pair, queue_option, store_options
 from .output import Answer, CommandError, ExitStatus, printable
 from .running import load
-from .store import StoreOptions, Target, check_current, looking, storage_of, url_without
+from .store import StoreOptions, Target, check_current, looking, storage_of, url_without, without_known_faults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -166,7 +166,8 @@ def replay(
     if not url:
         raise click.UsageError("give the storage by --url or TRIO_TASKS_URL, such as sqlite:///tasks.db")
     found = load(target)
-    task = trio.run(_fetch, StoreOptions(url, queue), task_id, found)
+    with without_known_faults():
+        task = trio.run(_fetch, StoreOptions(url, queue), task_id, found)
     outcome = _attempt(found, task, seed, [_debugged] if debug else [])
     error: BaseException | None = getattr(outcome, "error", None)
     record = {"id": task_id, "outcome": type(outcome).__name__, "error": None if error is None else str(error)}

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import traceback
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -19,8 +19,10 @@ import trio
 
 from .. import Engage, Monitor, Router, Start
 from .options import duration
-from .output import Answer, CommandError, ExitStatus, note, printable
+from .output import Answer, CommandError, ExitStatus, counted, note, printable
 from .processes import RELOADED, supervise
+from .serving import Address, HealthServer, address
+from .store import without_known_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -39,6 +41,7 @@ _LOOK = 0.5
 """Seconds between two looks at the files of a program."""
 _STATUS_EVERY = 5.0
 """Seconds between two lines of status for systemd, if no watchdog needs more."""
+_HOW_TO_STOP = "Ctrl-C or SIGTERM shuts it down, a second one cancels what runs"
 _RELOAD_WITHIN = 5.0
 """Seconds that attempts may go on before a program is loaded again."""
 
@@ -51,7 +54,17 @@ class RunOptions(NamedTuple):
     until_idle: bool
     shutdown_timeout: float | None
     reload: bool
-    supervised: bool
+    health: Address | None
+    member: int
+    """The number of this process, from 1, if others run the same; else 0."""
+
+
+class Program(NamedTuple):
+    """What a run is about."""
+
+    monitor: Monitor
+    queues: Queues | None
+    """The queues of a router; None if the program is a function, which has its own."""
 
 
 def slots(text: str) -> dict[str, int]:
@@ -78,7 +91,13 @@ def slots(text: str) -> dict[str, int]:
 @click.option(
     "--shutdown-timeout", type=duration, metavar="DURATION", help="Cancel what still runs so long after a shutdown."
 )
-@click.option("--supervised", is_flag=True, hidden=True, help="Shut down when standard input ends.")
+@click.option(
+    "--health",
+    type=address,
+    metavar="HOST:PORT",
+    help="Serve /live, /ready and /metrics there; :9000 is on all interfaces. Of N processes, each has the next port.",
+)
+@click.option("--member", type=click.IntRange(0), default=0, hidden=True, help="Shut down when standard input ends.")
 def run(target: str, as_json: bool | None, processes: int, **options: Any) -> None:
     """Run the workers of a program until it ends, or SIGINT or SIGTERM shuts it down; the second signal cancels.
 
@@ -86,18 +105,30 @@ def run(target: str, as_json: bool | None, processes: int, **options: Any) -> No
     async, or an async context manager that gives one. The current folder is on the path.
     """
     wanted = RunOptions(**options)
-    if not wanted.supervised and (processes > 1 or wanted.reload):
-        command = ["run", target, *_arguments(as_json, wanted)]
-        if wanted.url is not None:
-            os.environ["TRIO_TASKS_URL"] = wanted.url  # on the command line, everybody on the machine would see it
-        status: int = trio.run(partial(supervise, command, processes, Service().tell, reload=wanted.reload))
+    if not wanted.member and (processes > 1 or wanted.reload):
+        status = _run_processes(target, as_json, processes, wanted)
     else:
         status = _run_here(target, Answer(as_json), wanted)
     raise click.exceptions.Exit(status)
 
 
+def _run_processes(target: str, as_json: bool | None, number: int, options: RunOptions) -> int:
+    if options.health is not None:
+        options.health.check_ports(number)
+    if options.url is not None:
+        os.environ["TRIO_TASKS_URL"] = options.url  # on the command line, everybody on the machine would see it
+
+    def arguments(index: int) -> list[str]:
+        given = ["run", target, f"--member={index + 1}", *_arguments(as_json, options)]
+        return given if options.health is None else [*given, f"--health={options.health.of_process(index)}"]
+
+    note(f"trio-tasks: {printable(target)} in {counted(number, 'process')}; {_HOW_TO_STOP}")
+    status: int = trio.run(partial(supervise, arguments, number, Service().tell, reload=options.reload))
+    return status
+
+
 def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
-    """Return the options for each of several processes."""
+    """Return the options that all of several processes have."""
     flags = {"--json": as_json is True, "--no-json": as_json is False}
     flags |= {"--until-idle": options.until_idle, "--reload": options.reload}
     given = [name for name, is_given in flags.items() if is_given]
@@ -111,7 +142,9 @@ def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
 def _run_here(target: str, answer: Answer, options: RunOptions) -> int:
     found = load(target)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    status: int = trio.run(_run_target, found, target, answer, options)
+    server = None if options.health is None else HealthServer(options.health)
+    with without_known_faults() if options.member > 1 else nullcontext():  # the first of several processes tells them
+        status: int = trio.run(_run_target, found, target, answer, options, server)
     return status
 
 
@@ -153,7 +186,7 @@ def _is_ours(file: str) -> bool:
 
 
 @asynccontextmanager
-async def monitor_of(found: Any, target: str, options: RunOptions) -> AsyncGenerator[Monitor, None]:
+async def program_of(found: Any, target: str, options: RunOptions) -> AsyncGenerator[Program, None]:
     """Make the monitor of a router; or call the user's function, and give the monitor that it returns or yields.
 
     Raises:
@@ -167,7 +200,7 @@ async def monitor_of(found: Any, target: str, options: RunOptions) -> AsyncGener
             if unknown:
                 told = f"{printable(target)} has no queue {printable(min(unknown))!r}; it has {', '.join(queues)}"
                 raise CommandError(told, ExitStatus.NOT_FOUND)
-            yield queues.monitor(options.queues or dict.fromkeys(queues, _SLOTS))
+            yield Program(queues.monitor(options.queues or dict.fromkeys(queues, _SLOTS)), queues)
         return
     made: Any = found
     if not isinstance(found, Monitor):
@@ -179,9 +212,9 @@ async def monitor_of(found: Any, target: str, options: RunOptions) -> AsyncGener
         made = await made
     if hasattr(made, "__aenter__") and not isinstance(made, Monitor):
         async with made as monitor:
-            yield _checked(monitor, target)
+            yield Program(_checked(monitor, target), None)
     else:
-        yield _checked(made, target)
+        yield Program(_checked(made, target), None)
 
 
 def _opened(router: Router, url: str) -> Queues:
@@ -207,19 +240,42 @@ def _checked(monitor: object, target: str) -> Monitor:
 # Running it
 
 
-async def _run_target(found: Any, target: str, answer: Answer, options: RunOptions) -> int:
+async def _run_target(found: Any, target: str, answer: Answer, options: RunOptions, server: HealthServer | None) -> int:
     status: int | None = None
-    async with monitor_of(found, target, options) as monitor:
+    async with program_of(found, target, options) as program, trio.open_nursery() as nursery:
+        monitor = program.monitor
+        if server is not None:
+            await nursery.start(server.serve, *program)
+        if not options.member:
+            nursery.start_soon(_tell_start, program, target, options, server)
         try:
             status = await _run_monitor(monitor, options)
         except Exception as error:  # a worker has failed
             traceback.print_exception(type(error), error, error.__traceback__)
             status = ExitStatus.PARTLY
         report = monitor.report
+        nursery.cancel_scope.cancel()
     answer.record(report_record(report), str(report))
     if status == ExitStatus.DONE and report.interrupted:
         return ExitStatus.CUT_SHORT
     return status
+
+
+async def _tell_start(program: Program, target: str, options: RunOptions, server: HealthServer | None) -> None:
+    """Say in a line what runs, once it does."""
+    monitor = program.monitor
+    await _wait_started(monitor)
+    place = "" if program.queues is None or options.url is None else f" on {options.url.partition('?')[0]}"
+    backends = [getattr(each.recipe, "backend", None) for each in monitor.workers]
+    names = [getattr(backend, "queue", each.name) for backend, each in zip(backends, monitor.workers, strict=True)]
+    shown = [f"{name} {counted(each.concurrency, 'slot')}" for name, each in zip(names, monitor.workers, strict=True)]
+    health = "" if server is None else f"; health on http://{server.address}"
+    note(printable(f"trio-tasks: {target} runs{place}: {', '.join(shown)}{health}; {_HOW_TO_STOP}"))
+
+
+async def _wait_started(monitor: Monitor) -> None:
+    while not monitor.workers:  # noqa: ASYNC110  the monitor tells by this alone
+        await trio.sleep(0.01)
 
 
 async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
@@ -232,7 +288,7 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
             nursery.start_soon(_stop_when_idle, monitor)
         if options.reload:
             nursery.start_soon(_stop_when_changed, monitor, reloading)
-        if options.supervised:
+        if options.member:
             nursery.start_soon(_stop_with_input, monitor)
         nursery.start_soon(service.tell, monitor)
         nursery.start_soon(_cancel_in_time, monitor, reloading, options.shutdown_timeout)
@@ -279,7 +335,11 @@ async def _cancel_in_time(monitor: Monitor, reloading: trio.Event, within: float
 
 async def _stop_with_input(monitor: Monitor) -> None:
     """Shut down when standard input ends: it is a pipe from the process that has started this one, which has died."""
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+    try:
+        number = os.dup(sys.stdin.fileno())
+    except (OSError, AttributeError):  # it has none
+        await trio.sleep_forever()
+    async with trio.lowlevel.FdStream(number) as stream:
         while await stream.receive_some():
             pass
     monitor.shutdown()
@@ -345,8 +405,8 @@ class Service:
         if not self._address:
             return
         every = min(_STATUS_EVERY, int(os.environ.get("WATCHDOG_USEC") or 10**9) / 2e6)
-        while monitor is not None and not monitor.workers:  # noqa: ASYNC110  the monitor tells by this alone
-            await trio.sleep(0.01)
+        if monitor is not None:
+            await _wait_started(monitor)
         self.send("READY=1")
         while True:
             contexts = () if monitor is None else monitor.workers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from urllib.parse import unquote_plus
 
@@ -10,7 +11,7 @@ from .. import BackendError, DurableStorage, FileStorage, open_url
 from .output import CommandError, ExitStatus, printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Generator, Sequence
 
 _NAMED = 10
 """Queues that an error names at most."""
@@ -148,6 +149,21 @@ def url_without(url: str, names: set[str]) -> str:
     place, _, query = url.partition("?")
     kept = [each for each in query.split("&") if each and unquote_plus(each.partition("=")[0]) not in names]
     return f"{place}?{'&'.join(kept)}" if kept else place
+
+
+@contextmanager
+def without_known_faults() -> Generator[None, None, None]:
+    """Log no warning of SQLite's fault in the block: ``doctor`` and ``run`` tell of it, and not each command."""
+    log = logging.getLogger("trio_tasks")
+    log.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "walresetbug" not in str(record.msg)
 
 
 @asynccontextmanager
