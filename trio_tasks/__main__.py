@@ -13,7 +13,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.stderr.write('trio-tasks needs click and rich: pip install "trio_tasks[cli]"\n')
+        sys.stderr.write("trio-tasks needs click and rich: pip install 'trio_tasks[cli]'\n")
         return 2
     del click, rich
     from ._cli.app import main as run

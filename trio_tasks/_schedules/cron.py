@@ -299,10 +299,10 @@ class _Fields(NamedTuple):
 def _parse(expression: str) -> _Fields:
     try:
         from cronsim import CronSim, CronSimError
-    except ImportError as error:
+    except ImportError:
         raise ModuleNotFoundError(
-            "cron() needs cronsim, which is not installed: pip install trio_tasks[cron]", name="cronsim"
-        ) from error
+            "cron() needs cronsim, which is not installed: pip install 'trio_tasks[cron]'", name="cronsim"
+        ) from None
     try:
         read = CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001  the fields do not depend on it
     except CronSimError as error:
