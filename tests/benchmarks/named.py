@@ -16,6 +16,7 @@ from .measuring import MICRO, in_turns, verdict
 
 CALLS = 20_000
 ROUNDS = 7
+WARM = 1_000
 BIND = 15.0  # µs at most
 ROUTE = 2.0
 
@@ -35,6 +36,16 @@ async def send_email(to: str, subject: str = "hello", *, attempt: Attempt = Inje
 @tasks.task(unique="{path}")
 def resize(path: Path, owner: str, width: int | None, sizes: list[int]) -> None:
     """Do nothing."""
+
+
+@tasks.task
+def in_thread(n: int) -> int:
+    return n
+
+
+@tasks.task(process=True)
+def in_process(n: int) -> int:
+    return n
 
 
 async def bare(n: int) -> None:
@@ -71,6 +82,13 @@ def show() -> None:
     }
     for name, seconds in in_turns(runs, rounds=3).items():
         print(f"  {name:40}{seconds / CALLS * MICRO:8.2f}  a task, from the push to its end")
+    calls: dict[str, Callable[[], float]] = {
+        "a function in a thread": lambda: trio.run(_run_warm, in_thread),
+        "a function in a process": lambda: trio.run(_run_warm, in_process),
+        "the first call in a process": lambda: trio.run(_run_first),
+    }
+    for name, seconds in in_turns(calls, rounds=3).items():
+        print(f"  {name:40}{seconds * MICRO:8.0f}  a task, one after the other, from the push to its end")
 
 
 def _seconds(function: Callable[[], object]) -> float:
@@ -87,3 +105,30 @@ async def _run(values: list[Any], handler: Any) -> float:
     storage.close()
     await Worker("w", storage, handler).run()
     return time.perf_counter() - began
+
+
+async def _run_warm(function: Any) -> float:
+    """Return the seconds of a task, when its thread or process is there."""
+    storage = MemoryStorage[Call[object]]()
+    worker = Worker("w", storage, tasks)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await storage.wait_for(await storage.push(function.bind(0)))
+        began = time.perf_counter()
+        for n in range(WARM):
+            await storage.wait_for(await storage.push(function.bind(n)))
+        seconds = (time.perf_counter() - began) / WARM
+        storage.close()
+    return seconds
+
+
+async def _run_first() -> float:
+    """Return the seconds of a task whose process is started for it."""
+    storage = MemoryStorage[Call[object]]()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, tasks).run)
+        began = time.perf_counter()
+        await storage.wait_for(await storage.push(in_process.bind(0)))
+        seconds = time.perf_counter() - began
+        storage.close()
+    return seconds

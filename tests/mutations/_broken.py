@@ -191,6 +191,19 @@ MUTATIONS = [
         ("retry_for",),
     ),
     Mutation(
+        "errors-of-processes-say-nothing",
+        3,
+        "an AbortError raised in a process loses its class when its reason cannot be pickled, and is retried",
+        "_router/portable_errors.py",
+        """        if value is self._form or not is_a(value, BaseException):
+            return None
+""",
+        """        if True:
+            return None
+""",
+        ("errors of processes",),
+    ),
+    Mutation(
         "greedy",
         4,
         "more is claimed than there are free slots",

@@ -27,6 +27,7 @@ _SECONDS = 300.0
 BY_TESTS = {
     "cuts": ["tests/cuts"],
     "events": ["tests/storages/test_storage_events.py"],
+    "errors of processes": ["tests/router/test_portable_errors.py"],
     "explanations": ["tests/storages/test_explain.py"],
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
     "idle": ["tests/test_worker_until_idle.py"],

@@ -165,6 +165,12 @@ def resize(path: Path, width: int) -> str:
     return str(path)
 
 
+@tasks.task(process=True, queue="cpu")
+def compute(n: int, *, attempt: Attempt = Injected) -> float:
+    """One that runs in a process."""
+    return n / attempt
+
+
 @tasks.task
 async def bare(n: int) -> None:
     """One without options."""
@@ -186,6 +192,8 @@ async def named_tasks(mailer: Mailer) -> None:
     """Calls, results and queues have the types of their functions."""
     assert_type(send_email.bind("a@example.com", subject="hi"), Call[int])
     assert_type(resize.bind(Path("a"), width=3), Call[str])
+    assert_type(compute.bind(3), Call[float])
+    assert_type(compute(3, attempt=Attempt(1)), float)
     assert_type(bare.bind(3), Call[None])
     assert_type(bare_sync.bind(3), Call[int])
     assert_type(await send_email("a@example.com", mailer=mailer, attempt=Attempt(1)), int)

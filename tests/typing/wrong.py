@@ -56,6 +56,7 @@ async def named_tasks_refused() -> None:
     """One error each."""
     tasks.task(attemps=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # no such option
     tasks.task(timeout="long")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]  # not a number
+    tasks.task(process="yes")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]  # not a bool
     send_email.bind(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another type
     send_email.bind()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # one is missing
     send_email.bind("a", subjekt="hi")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a misspelt name
