@@ -31,10 +31,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path, PurePosixPath
+from unittest.mock import patch
 from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.cli._command import call
 from tests.docs_fences import DOCS, EXAMPLES, ROOT
 from tests.test_examples import normal
 
@@ -160,11 +162,25 @@ class Reader:
             _, *text, _, name = shlex.split(line)
             (self.folder / name).write_text(" ".join(text))
             return []
+        if re.match(r"trio-tasks (?!push)", line):  # which imports no program of the reader's
+            return self.run_here(shlex.split(line, comments=True)[1:], status)
         finished = subprocess.run(
             self.command(line), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert finished.returncode == status, f"{line}: {finished.stdout}{finished.stderr}"
         return normal(finished.stdout.replace(f"{self.folder}{os.sep}", ""))
+
+    def run_here(self, arguments: list[str], status: int) -> list[str]:
+        """Call the command line in this process, which takes a tenth of the time of another one."""
+        here = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            with patch.dict(os.environ, self.environment):
+                ended = call(*arguments, "--no-json")
+        finally:
+            os.chdir(here)
+        assert ended.status == status, (arguments, ended)
+        return normal(ended.out)
 
     def ask(self, *arguments: str) -> str:
         """Do what curl does with these arguments."""
