@@ -31,7 +31,7 @@ from tests.cli._command import (
     url_of,
 )
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 WITHOUT_STORE = {"completion", "run"}
 MAKE_A_STORE = {"migrate"}
 ON_A_STORE = sorted(trio_tasks.commands.keys() - WITHOUT_STORE)
@@ -190,12 +190,12 @@ def test_files_of_others_are_out_of_reach(tmp_path: Path) -> None:
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
+def without_rights() -> Iterator[None]:
     """Give up the rights of root for the block, who may do everything."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED)
     try:
         yield
     finally:
@@ -220,7 +220,7 @@ def test_a_store_that_may_only_be_read(kind: str, open_folder: Path) -> None:
     for each in files:
         each.chmod(0o444)
     open_folder.chmod(0o555)
-    with as_nobody():
+    with without_rights():
         looked, explained, *changed = (
             call(*line, "--url", url)
             for line in (["ls"], ["explain", "email-0"], ["retry", "email-0"], ["purge", "--yes"], ["pause", "sms"])
@@ -238,7 +238,7 @@ def test_a_store_that_may_not_be_read(kind: str, open_folder: Path) -> None:
     call("ls", "--url", url)
     for each in open_folder.iterdir():
         each.chmod(0o000)
-    with as_nobody():
+    with without_rights():
         for verb in LOOKING:
             ended = call(*verb.split(), *NEEDS.get(verb, []), "--url", url)
             assert (ended.status, ended.out) == (5, ""), (verb, ended)
