@@ -144,7 +144,7 @@ class Reader:
                 raise AssertionError(f"what is to be done with <!-- {verb} -->?")
 
     def command(self, line: str) -> list[str]:
-        program, *arguments = shlex.split(line, comments=True)
+        program, *arguments = shlex.split(self.on_free_port(line), comments=True)
         if program == "trio-tasks":
             as_people_see_it = [] if arguments[0] == "run" else ["--no-json"]
             return [sys.executable, "-W", "error", "-m", "trio_tasks", *arguments, *as_people_see_it]
@@ -153,7 +153,7 @@ class Reader:
 
     def run(self, line: str, status: int = 0) -> list[str]:
         if line.startswith("curl "):
-            return [self.ask(*shlex.split(line)[1:])]
+            return [self.ask(*shlex.split(self.on_free_port(line), comments=True)[1:])]
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").partition("=")
             [self.environment[name]] = shlex.split(value)
@@ -169,6 +169,10 @@ class Reader:
         )
         assert finished.returncode == status, f"{line}: {finished.stdout}{finished.stderr}"
         return normal(finished.stdout.replace(f"{self.folder}{os.sep}", ""))
+
+    def on_free_port(self, line: str) -> str:
+        """The command with a port that is free, in place of the one on the page."""
+        return re.sub(r"(localhost|127\.0\.0\.1):(8000|9000)", f"127.0.0.1:{self.environment['PORT']}", line)
 
     def run_here(self, arguments: list[str], status: int) -> list[str]:
         """Call the command line in this process, which takes a tenth of the time of another one."""
@@ -189,8 +193,7 @@ class Reader:
         parser.add_argument("-d", dest="data", type=str.encode)
         parser.add_argument("-X", dest="method")
         given = parser.parse_args(arguments)
-        url = f"http://{given.url}".replace("localhost:8000", f"127.0.0.1:{self.environment['PORT']}")
-        with urlopen(Request(url, given.data, method=given.method), timeout=PATIENCE) as answer:
+        with urlopen(Request(f"http://{given.url}", given.data, method=given.method), timeout=PATIENCE) as answer:
             text: str = answer.read().decode()
             return text
 
