@@ -93,6 +93,7 @@ class Slot:
         "_intake",
         "_is_open",
         "_noted",
+        "_now",
         "_original_parts",
         "_outcome",
         "_outer_scope",
@@ -130,6 +131,7 @@ class Slot:
         self._noted = () if context.attempt_log is None else context.attempt_log.noted
         self._initial_context = copy_context()
         self._trio_task: trio.lowlevel.Task
+        self._now: Callable[[], float]
         self.scope: trio.CancelScope
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
@@ -157,6 +159,7 @@ class Slot:
         call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
         """
         self._trio_task = trio.lowlevel.current_task()
+        self._now = trio.lowlevel.current_clock().current_time  # half the cost of trio.current_time
         SLOTS[self._trio_task] = self
         try:
             await self._take_and_attempt()
@@ -438,7 +441,7 @@ class Slot:
         self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
-        began = trio.current_time()
+        began = self._now()
         try:
             if refusal is not None:
                 await self._settle_refused(task, refusal)
@@ -453,7 +456,7 @@ class Slot:
             await self._settle_refused(task, refused)
         finally:
             self._let_go(task)
-        self.context.tally.note_settling(trio.current_time() - began)
+        self.context.tally.note_settling(self._now() - began)
         self._record(task)
 
     async def _settle_refused(  # noqa: ASYNC910  settling is one
