@@ -36,6 +36,7 @@ NEEDS = {
     "abort": ["x"],
     "discard": ["x"],
     "top": ["--count", "1"],
+    "doctor": [ROUTER],
     "completion": ["bash"],
     "run": [ROUTER, "--until-idle", "--queues", "numbers=1"],
     **{f"schedules {verb}": ["x"] for verb in ("pause", "resume", "remove", "run")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-from trio_tasks import Attempt, Injected, Router
+from trio_tasks import Attempt, Data, Injected, Router, SuspendError
 
 tasks = Router()
 
@@ -22,3 +22,19 @@ async def double(n: int, *, attempt: Attempt = Injected) -> int:
 def describe(path: Path, day: date, title: str = "", sizes: list[int] | None = None) -> str:
     """Return all arguments as a text."""
     return f"{path!s} {day.year} {title} {sizes}"
+
+
+class Settings:
+    """What a worker gives to a function."""
+
+
+settings = Settings()
+others = Router()
+
+
+@others.task(queue="numbers", aliases=["halve"])
+async def half(n: int, *, settings: Data[Settings] = Injected) -> str:
+    """Halve a number, if it is even."""
+    if n % 2:
+        raise SuspendError(5, "odd")
+    return f"{n // 2} by {type(settings).__name__}"

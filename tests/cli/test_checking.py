@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio_tasks import Worker, open_url
 
-from tests.cli._command import KINDS, call, call_process, filled, handle, url_of
+from tests.cli._command import KINDS, ROUTER, call, call_process, filled, handle, url_of
 
 everywhere = pytest.mark.parametrize("kind", KINDS)
 
@@ -128,6 +128,24 @@ def test_doctor_finds_damage(tmp_path: Path) -> None:
     ended = call("doctor", "--url", url)
     assert ended.status in (4, 5), ended
     assert "is damaged" in ended.err or '"failure"' in ended.out
+
+
+def test_doctor_finds_tasks_of_names_that_a_router_does_not_know(tmp_path: Path) -> None:
+    url = url_of("sqlite", tmp_path)
+    call("migrate", "--url", url)
+    call("push", ROUTER, "double", "n=1", "--url", url)
+    call("push", ROUTER, "describe", "path=x", "day=2026-11-28", "--url", url)
+    ended = call("doctor", ROUTER, "--url", url)
+    assert ended.status == 0, ended
+    other = ROUTER.replace("tasks", "others")
+    ended = call("doctor", other, "--url", url)
+    assert ended.status == 4
+    failures = [(each["about"], each["text"]) for each in ended.records if each["level"] == "failure"]
+    assert failures == [("queue numbers", f"1 task of name 'double', which {other} does not know")], (
+        "files is not its own"
+    )
+    assert call("doctor", other, ROUTER, "--url", url).status == 0
+    assert call("doctor", "tests.cli._router:double", "--url", url).status == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

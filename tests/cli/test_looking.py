@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio_tasks import JsonCodec, SqliteStorage, Task, Worker, open_url
+from trio_tasks import JsonCodec, RetryPolicy, SqliteStorage, Task, Worker, constant, open_url
 from trio_tasks._cli.output import plain
 
-from tests.cli._command import KINDS, WILD, call, call_process, filled, url_of
+from tests.cli._command import KINDS, WILD, call, call_process, filled, handle, url_of
 
 everywhere = pytest.mark.parametrize("kind", KINDS)
 SHOWN = "evil\\n\\x1b[31mid\\u202e"
@@ -120,6 +120,35 @@ def test_show(kind: str, tmp_path: Path) -> None:
     ]
     done = call("show", "--url", url, "email-0", "--no-json").out
     assert 'result    {"sent": "a"}' in done.splitlines()
+
+
+def test_attempts_of_several_rounds_are_shown_apart(tmp_path: Path) -> None:
+    async def again() -> None:
+        async with open_url(url, queue="emails") as storage:
+            retry = RetryPolicy(attempts=2, backoff=constant(0))
+            await Worker("bob", storage, handle, retry=retry, log=None).run_until_idle()
+
+    url = filled("sqlite", tmp_path)
+    call("retry", "email-1", "--url", url)
+    trio.run(again)
+    lines = without_times(call("show", "--url", url, "--no-json", "email-1").out).splitlines()[10:]
+    shown = [line for line in lines if not line.startswith("   ") or "same" in line]
+    told = "after TIME, TIME ago: ConnectionError: 421 too many"
+    same = "          the same traceback as before"
+    assert shown == [
+        "",
+        "round 1 of 2",
+        f"attempt 1 by ann: retried {told}",
+        f"attempt 2 by ann: failed {told}",
+        same,
+        "",
+        "round 2 of 2, after it was made to wait again",
+        f"attempt 1 by bob: retried {told}",
+        same,
+        f"attempt 2 by bob: failed {told}",
+        same,
+    ]
+    assert sum("Traceback" in line for line in lines) == 1
 
 
 def test_show_tells_what_cannot_be_read(tmp_path: Path) -> None:

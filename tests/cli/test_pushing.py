@@ -106,11 +106,29 @@ def test_replay_settles_nothing(kind: str, seed: list[str], tmp_path: Path) -> N
     before = call("show", "a", "b", "--url", url).out
     ended = call("replay", "a", TASKS, "--url", url, "--no-json", *seed)
     assert (ended.status, ended.out) == (1, "Failed: ValueError: unlucky in attempt 1\n")
+    lines = ended.err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and lines[1].endswith(", in double")
+    assert lines[-1] == "ValueError: unlucky in attempt 1" and len(lines) == 4, "no frame but those of the program"
     ended = call("replay", "b", TASKS, "--url", url, *seed)
     assert ended.status == 0
     assert ended.records == [{"id": "b", "outcome": "Succeeded", "error": None, "result": 8}]
     assert call("show", "a", "b", "--url", url).out == before
     assert call("replay", "nothing", TASKS, "--url", url).status == 3
+
+
+def test_replay_with_what_a_worker_gives(url: str) -> None:
+    others = TASKS.replace("tasks", "others")
+    for number in (7, 8):
+        call("push", others, "half", f"n={number}", "--id", str(number), "--url", url)
+    for line in (["replay", "8", others], ["run", others, "--until-idle"]):
+        ended = call(*line, "--url", url)
+        assert (ended.status, ended.out) == (2, "")
+        assert "'settings: Data[Settings]' is not in data" in ended.err and "by --data" in ended.err
+        assert "Traceback" not in ended.err
+    given = ["--data", TASKS.replace("tasks", "settings")]
+    assert call("replay", "8", others, *given, "--url", url, "--no-json").out == 'Succeeded: "4 by Settings"\n'
+    ended = call("replay", "7", others, *given, "--url", url, "--no-json")
+    assert (ended.status, ended.out) == (1, "Suspended: odd\n")
 
 
 async def plain(task: Task[int]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import BackendError, UnknownTaskError, __version__
+from .. import BackendError, HandlerSignatureError, UnknownTaskError, __version__
 from . import changing, checking, looking, pushing, running, top
 from .output import CommandError, ExitStatus, note, printable
 from .scheduling import schedules
@@ -65,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return ExitStatus.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitStatus.INTERRUPTED
-    except (CommandError, BackendError, ValueError) as error:
+    except (CommandError, BackendError, HandlerSignatureError, ValueError) as error:
         return _told(error)
     return status if isinstance(status, int) else ExitStatus.DONE
 
@@ -96,7 +96,7 @@ def _told(error: BaseException) -> int:
         return ExitStatus.INTERRUPTED
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if not isinstance(error, (CommandError, BackendError, ValueError)):
+    if not isinstance(error, (CommandError, BackendError, HandlerSignatureError, ValueError)):
         raise error
     note(f"trio-tasks: {_hint(error)}")
     if isinstance(error, CommandError):
@@ -110,6 +110,10 @@ def _told(error: BaseException) -> int:
 
 def _hint(error: BaseException) -> str:
     """Return the text of an error, with the command that helps."""
+    if isinstance(error, HandlerSignatureError) and "not in data" in str(error):
+        return (
+            f"{error}; `run` takes it from a function that returns queues.monitor(..., data=[...]), `replay` by --data"
+        )
     text = "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, BackendError) and error.is_missing:
         return f"{text.partition(', and create=False')[0]}; `trio-tasks run` and `trio-tasks migrate` make it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +11,11 @@ from click import shell_completion
 from .. import BackendError, FileStorage, Status
 from .options import duration, on_store, queue_option, store_options
 from .output import Answer, Column, ExitStatus, counted, printable, size, span
+from .running import router_at
 from .store import StoreOptions, looking, storage_of
 
 if TYPE_CHECKING:
-    from .. import DurableStorage
+    from .. import DurableStorage, Router
     from .output import Record
 
 _LEVELS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
@@ -22,6 +24,7 @@ _LEVELS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
 _LARGE_LOG = 64 * 10**6
 """Bytes of a write-ahead log that are more than usual."""
 _MANY_DEAD = 10_000
+_AT_ONCE = 500
 _LOOKED_AT = 100
 """Waiting tasks of a queue that are read for a check."""
 
@@ -89,17 +92,21 @@ def _tell(answer: Answer, findings: list[Record]) -> None:
 @click.command()
 @store_options
 @queue_option
+@click.argument("targets", metavar="[MODULE:NAME]...", nargs=-1)
 @on_store
-async def doctor(options: StoreOptions, answer: Answer) -> None:
+async def doctor(options: StoreOptions, answer: Answer, *, targets: tuple[str, ...]) -> None:
     """Check the storage thoroughly: format, size, all pages or records, SQLite's version; and each queue.
 
     Of each queue it checks that its counters agree with its tasks, that a worker is there, and that its tasks can be
-    read. It reads the whole store, and changes nothing.
+    read. It reads the whole store, and changes nothing. Of each queue of the routers MODULE:NAME, if some are given, it
+    also checks that they know the names of all unfinished tasks.
     """
+    routers = [router_at(each) for each in targets]
     async with looking(options) as store:
         findings = await _store_findings(store.storage)
         for queue in await store.queues():
             findings += await _queue_findings(queue)
+            findings += await _names_findings(queue, routers, " or ".join(targets))
     _tell(answer, findings)
 
 
@@ -133,6 +140,27 @@ async def _queue_findings(queue: DurableStorage[Any]) -> list[Record]:
         some = f"{counted(len(unreadable))} of the first {_LOOKED_AT} cannot be read here: {unreadable[0].parts.unfit}"
         findings.append(_finding("warning", about, some))
     return findings
+
+
+async def _names_findings(queue: DurableStorage[Any], routers: list[Router], targets: str) -> list[Record]:
+    """Return the findings about unfinished tasks of names that no router knows which has this queue."""
+    functions = [function for router in routers for function in router.functions.values()]
+    is_theirs = any(each.queue == queue.queue for each in functions)
+    known = {name for each in functions for name in (each.name, *each.aliases)}
+    numbers: Counter[str | None] = Counter()
+    for status in (Status.Pending, Status.Queued, Status.Running) if is_theirs else ():
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await queue.list_tasks(status, after=cursor or None, limit=_AT_ONCE)
+            numbers.update(task.parts.name for task in page)
+            cursor = page.next
+    return [
+        _finding(
+            "failure", f"queue {queue.queue}", f"{counted(number)} of name {name!r}, which {targets} does not know"
+        )
+        for name, number in sorted(numbers.items(), key=lambda each: str(each[0]))
+        if name not in known
+    ]
 
 
 # Migration

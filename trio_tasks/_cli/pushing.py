@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from .. import Router, Succeeded, Task
+from .. import Router, Succeeded, Suspended, Task
 from .options import duration, moment_ahead, on_store, pair, queue_option, store_options
 from .output import Answer, CommandError, ExitStatus, printable
-from .running import load
+from .records import value_shown
+from .running import load, router_at, write_traceback
 from .store import StoreOptions, Target, check_current, looking, storage_of, url_without, without_known_faults
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ async def push(
 
     MODULE:NAME is the Router. A value is JSON, or a text; it is made what the function's annotation says.
     """
-    router = load(target)
-    if not isinstance(router, Router):
-        raise CommandError(f"{printable(target)} is a {type(router).__name__}, and no Router", ExitStatus.USAGE)
+    router = router_at(target)
     function = router.functions.get(task_name)
     if function is None:
         known = ", ".join(sorted(router.functions))
@@ -149,6 +148,7 @@ def _model(kind: type, plain: object) -> object:
 @click.argument("target", metavar="MODULE:NAME")
 @click.option("--pdb", "debug", is_flag=True, help="Open the debugger where the attempt has failed.")
 @click.option("--seed", type=int, help="Run in virtual time, in an order that this number decides.")
+@click.option("--data", metavar="MODULE:NAME", multiple=True, help="A value that the handler needs from the worker.")
 def replay(
     url: str | None,
     as_json: bool | None,
@@ -157,6 +157,7 @@ def replay(
     target: str,
     debug: bool,
     seed: int | None,
+    data: tuple[str, ...],
 ) -> None:
     """Make one attempt at a stored task in this process, and settle nothing.
 
@@ -165,24 +166,38 @@ def replay(
     """
     if not url:
         raise click.UsageError("give the storage by --url or TRIO_TASKS_URL, such as sqlite:///tasks.db")
-    found = load(target)
+    found, values = load(target), [load(each) for each in data]
     with without_known_faults():
         task = trio.run(_fetch, StoreOptions(url, queue), task_id, found)
-    outcome = _attempt(found, task, seed, [_debugged] if debug else [])
+    outcome = _attempt(found, task, seed, layers=[_debugged] if debug else [], data=values)
     error: BaseException | None = getattr(outcome, "error", None)
-    record = {"id": task_id, "outcome": type(outcome).__name__, "error": None if error is None else str(error)}
-    record["result"] = outcome.result if isinstance(outcome, Succeeded) else None
-    told = type(outcome).__name__ + ("" if error is None else f": {type(error).__name__}: {printable(str(error))}")
-    Answer(as_json).record(record, told)
+    if error is not None and not debug:
+        write_traceback(error)
+    Answer(as_json).record(*_replayed(task_id, outcome, error))
     if not isinstance(outcome, Succeeded):
         raise click.exceptions.Exit(ExitStatus.PARTLY)
 
 
-def _attempt(handler: Any, task: Task[Any], seed: int | None, layers: list[Any]) -> Outcome:
+def _replayed(task_id: str, outcome: Outcome, error: BaseException | None) -> tuple[dict[str, Any], str]:
+    """Return what to write of the outcome of an attempt: as JSON, and as text."""
+    record = {"id": task_id, "outcome": type(outcome).__name__, "error": None, "result": None}
+    told = ""
+    if error is not None:
+        told = record["error"] = f"{type(error).__name__}: {error}"
+    elif isinstance(outcome, Succeeded):
+        record["result"] = outcome.result
+        told = "" if outcome.result is None else value_shown(outcome.result)
+    elif isinstance(outcome, Suspended):
+        told = outcome.reason
+    return record, printable(f"{type(outcome).__name__}: {told}" if told else type(outcome).__name__)
+
+
+def _attempt(handler: Any, task: Task[Any], seed: int | None, **options: Any) -> Outcome:
     """Make an attempt with the number of the latest one."""
     from .. import testing
 
-    run = partial(testing.run_once, handler, task, attempt=max(1, int(task.parts.attempt)), layers=layers)
+    attempt = max(1, int(task.parts.attempt))
+    run = partial(testing.run_once, handler, task, attempt=attempt, log=None, **options)
     outcome: Outcome = trio.run(run) if seed is None else testing.run_seeded(run, seed=seed)
     return outcome
 

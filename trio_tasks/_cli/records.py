@@ -142,10 +142,30 @@ def _running_record(running: RunningTask) -> Record:
 def details_shown(record: Record) -> str:
     """Return the details of a task as text: a line for each thing that is known."""
     lines = [f"{name:<9} {text}" for name, text in _facts_of(record) if text]
-    for past in record["history"]:
-        lines.append(_attempt_shown(past))
-        lines += [f"          {line}" for line in lines_of(past["traceback"])]
+    rounds = _rounds(record["history"])
+    seen: str | None = None
+    for number, attempts in enumerate(rounds, start=1):
+        if len(rounds) > 1:
+            again = ", after it was made to wait again" if number > 1 else ""
+            lines += ["", f"round {number} of {len(rounds)}{again}"]
+        for past in attempts:
+            lines.append(_attempt_shown(past))
+            trace = ["the same traceback as before"] if past["traceback"] == seen else lines_of(past["traceback"])
+            lines += [f"          {line}" for line in trace]
+            seen = past["traceback"]
     return "\n".join(lines)
+
+
+def _rounds(history: list[Record]) -> list[list[Record]]:
+    """Return the attempts in parts: a finished task that waits again has all of its attempts again, from the first."""
+    rounds: list[list[Record]] = []
+    latest = 0
+    for past in history:
+        if not rounds or past["attempt"] <= latest:
+            rounds.append([])
+        rounds[-1].append(past)
+        latest = past["attempt"]
+    return rounds
 
 
 def _facts_of(record: Record) -> list[tuple[str, str]]:
@@ -167,10 +187,10 @@ def _facts_of(record: Record) -> list[tuple[str, str]]:
         ("started", _moment(record["started_at"])),
         ("finished", _moment(record["finished_at"])),
         ("worker", printable(record["worker"] or "")),
-        ("args", _value(record["args"])),
-        ("metadata", _value(record["metadata"]) if record["metadata"] else ""),
-        ("progress", _value(record["progress"]) if record["progress"] is not None else ""),
-        ("result", _value(record["result"]) if record["status"] == "Done" else ""),
+        ("args", value_shown(record["args"])),
+        ("metadata", value_shown(record["metadata"]) if record["metadata"] else ""),
+        ("progress", value_shown(record["progress"]) if record["progress"] is not None else ""),
+        ("result", value_shown(record["result"]) if record["status"] == "Done" else ""),
         ("error", printable(record["error"] or "")),
         ("unreadable", printable(record["unreadable"] or "")),
     ]
@@ -180,7 +200,8 @@ def _moment(moment: datetime | None) -> str:
     return "" if moment is None else moment_shown(moment)
 
 
-def _value(value: Any) -> str:
+def value_shown(value: Any) -> str:
+    """Return a value as JSON, cut to what people read."""
     text = as_json({"": value})[5:-1]
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 

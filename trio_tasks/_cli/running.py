@@ -42,6 +42,8 @@ _LOOK = 0.5
 _STATUS_EVERY = 5.0
 """Seconds between two lines of status for systemd, if no watchdog needs more."""
 _HOW_TO_STOP = "Ctrl-C or SIGTERM shuts it down, a second one cancels what runs"
+_NOT_OF_USERS = {"trio_tasks", "trio", "outcome", "importlib", "contextlib", "click"}
+"""The packages whose frames come before those of the program that is run."""
 _RELOAD_WITHIN = 5.0
 """Seconds that attempts may go on before a program is loaded again."""
 
@@ -168,21 +170,29 @@ def load(target: str) -> Any:
         for name in path.split("."):
             found = getattr(found, name)
     except (Exception, SystemExit) as error:
-        _write_traceback(error)
+        write_traceback(error)
         raise CommandError(f"{printable(target)} cannot be imported", ExitStatus.USAGE) from error
     return found
 
 
-def _write_traceback(error: BaseException) -> None:
-    """Write an error to standard error, with those frames alone that are of the user's program."""
+def router_at(target: str) -> Router:
+    """Import the router that ``module:name`` names.
+
+    Raises:
+      CommandError: that is impossible, or it is none.
+    """
+    found = load(target)
+    if not isinstance(found, Router):
+        raise CommandError(f"{printable(target)} is a {type(found).__name__}, and no Router", ExitStatus.USAGE)
+    return found
+
+
+def write_traceback(error: BaseException) -> None:
+    """Write an error to standard error, from the first frame on that is of the user's program."""
     trace: TracebackType | None = error.__traceback__
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_OF_USERS:
         trace = trace.tb_next
     note("".join(traceback.format_exception(type(error), error, trace)).rstrip())
-
-
-def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen importlib") or Path(file).parent == Path(__file__).parent or "importlib" in file
 
 
 @asynccontextmanager
