@@ -273,6 +273,10 @@ def injected_unannotated(path: str, n=Injected) -> None:  # type: ignore[no-unty
     """Nothing to fill it in by, either."""
 
 
+def unannotated(path: str, n=5) -> None:  # type: ignore[no-untyped-def]  # that is the mistake
+    """An argument of any type, by mistake."""
+
+
 def undefined(path: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821  that is the mistake
     """An annotation that is not there."""
 
@@ -300,6 +304,7 @@ SIGNATURES: dict[str, tuple[Any, str]] = {
     "nursery": (nursery_in_thread, "'nursery: trio.Nursery' asks for a nursery, which the thread"),
     "number": (injected_number, r"'n: int' cannot be filled in: annotate it as Data\[...\]"),
     "unannotated": (injected_unannotated, "its parameter 'n' cannot be filled in"),
+    "unannotated argument": (unannotated, "its parameter 'n' has no annotation, by which its values are checked"),
     "undefined": (undefined, "'path: Nowhere' cannot be evaluated .*: define or import the name"),
     "undefined data": (undefined_injected, "'mailer: .*Nowhere.*' cannot be evaluated"),
     "generator": (generator, "it is a generator function"),
@@ -388,9 +393,8 @@ def test_a_function_without_a_name_needs_one() -> None:
     router = Router()
     with pytest.raises(TypeError, match=r"a name: @tasks.task"):
         router.task(lambda: None)
-    double: Any = lambda n: n * 2  # noqa: E731  it is to have no name
-    made: TaskFunction[..., Any, Any] = router.task(name="f")(double)
-    assert made.bind(5).args == {"n": 5}
+    made: TaskFunction[[], int, int] = router.task(name="f")(lambda: 5)
+    assert made.bind() == Call("f", {})
 
 
 # Routers

@@ -309,6 +309,9 @@ async def program(simulation: Simulation) -> None:
     for n, task_id in enumerate(ids):
         assert (await storage.wait_for(task_id)).result == n
     assert {*ran} == {*range(8)}
+    assert await storage.audit(), "one was lost, or counted twice"
+    counts = storage.statistics()
+    assert (counts.succeeded, counts.failed, counts.killed) == (8, 0, 0)
 
 
 def test_a_rolling_deploy_under_faults_ends_well() -> None:

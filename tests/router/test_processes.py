@@ -122,7 +122,7 @@ def nested() -> Any:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "async": (is_async, "is_async cannot be a task: it is async, and process=True is for sync functions"),
-    "lambda": (lambda n: n, "process=True is for a function at the top level of a module"),
+    "lambda": (lambda: None, "process=True is for a function at the top level of a module"),
     "nested": (nested(), "process=True is for a function at the top level of a module"),
     "method": (Session().method, "process=True is for a function at the top level of a module"),
     "partial": (partial(plain), "process=True is for a function at the top level of a module"),

@@ -202,6 +202,17 @@ async def test_two_versions_work_on_one_queue_at_once(url: str, autojump_clock: 
     salute = newer.functions["salute"]
     async with older.open(url) as old, newer.open(url) as new:
         late = await new.push_bulk([salute.bind(str(n)) for n in range(5)], attempts=1)
+        [worker] = old.make_workers({"default": 2})
+        await worker.run_until_idle()  # the older version runs alone, and knows nothing of most tasks
+        for task_id, why in {
+            late[0]: "no function for tasks of the name 'salute'",
+            "gain": "no function for tasks of the name 'gain'",
+            "report": "no function for tasks of the name 'report'",
+        }.items():
+            explanation = await old.explain(task_id)
+            assert (explanation.kind, why in explanation.reason) == ("suspended", True), explanation
+        for status in (Status.Failed, Status.Killed):
+            assert not await old.list_tasks(status)
         async with old.monitor({"default": 2}) as first, new.monitor({"default": 2}) as second:
             ids = ["greet", "resize", "report without", "gain", "gone", *late]
             results = await new.wait_for(ids)
@@ -324,7 +335,7 @@ def test_arguments_come_back_as_their_types() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 23, 24, 30, 300])
 def test_any_number_of_arguments_is_stored(count: int) -> None:
-    names = [f"a{number}" for number in range(count)]
+    names = [f"a{number}: int" for number in range(count)]
     place: dict[str, Any] = {}
     exec(f"def function({', '.join(names)}): pass", place)  # since a function of so many is not to be written
     tasks = Router()

@@ -78,7 +78,7 @@ class Argument:
     def __init__(self, label: str, name: str, annotation: Any, default: Any = Parameter.empty) -> None:
         self.name = name
         self.default = default
-        self.annotation = Any if annotation is Parameter.empty else annotation
+        self.annotation = annotation
         self.kind = annotation if isinstance(annotation, type) else None
         """The class of nearly all its values: one of just this class needs no further look."""
         self._label = label
@@ -208,16 +208,19 @@ class TaskFunction(Generic[P, C, R]):
 
     def _argument(self, parameter: Parameter, annotations: Annotations) -> Argument:
         shown = parameter_text(parameter)
+        if parameter.annotation is Parameter.empty:
+            self._refuse(
+                f"its parameter '{shown}' has no annotation, by which its values are checked and stored: give it one; "
+                "Any is for plain values of all kinds"
+            )
         try:
-            annotation = parameter.annotation
-            if annotation is not Parameter.empty:
-                annotation = annotations.resolve(parameter)
+            annotation = annotations.resolve(parameter)
         except Exception as error:  # evaluating an annotation may raise anything
             why = (
                 f"its parameter '{shown}' cannot be evaluated ({error}): define or import the name before the function"
             )
             raise not_a_task(self._function, why) from error
-        if annotation is not Parameter.empty and is_filled_in(annotation):
+        if is_filled_in(annotation):
             self._refuse(f"its parameter '{shown}' is filled in by the worker: give it the default `Injected`")
         label = f"args of {self.name}.{parameter.name}"
         return Argument(label, parameter.name, annotation, parameter.default)
