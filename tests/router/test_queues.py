@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio_tasks import (
+    AbortError,
     Call,
     Data,
     DecodeError,
+    DuplicateTaskError,
     FileStorage,
     HandlerSignatureError,
     Injected,
@@ -29,6 +32,7 @@ from trio_tasks import (
     UnknownTaskError,
 )
 from trio_tasks.testing import Cut, explore_cancellations
+from typing_extensions import assert_type
 
 
 @dataclass(frozen=True)
@@ -366,6 +370,72 @@ async def test_data_must_be_there_for_the_queues_that_are_run() -> None:
         [able] = queues.make_workers({"emails": 1}, data=[Encoder()])
         assert await queues.reschedule(task_id, 0)
         assert (await able.run_until_idle()).succeeded == 1
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///{}/tasks.db", "file:///{}/tasks"])
+async def test_a_call_is_pushed_and_awaited(url: str, tmp_path: Path) -> None:
+    held, router = trio.Event(), Router()
+
+    @router.task
+    async def hold(n: int) -> int:
+        if n:
+            return n
+        held.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    @router.task
+    async def refuse(n: int) -> int:
+        await trio.lowlevel.checkpoint()
+        raise AbortError(f"no {n}")
+
+    async with router.open(url.format(tmp_path)) as queues, queues.monitor({"default": 2}) as monitor:
+        assert_type(await queues.call(hold.bind(5)), int)
+        assert await queues.call(hold.bind(5), id="a") == 5
+        with pytest.raises(AbortError, match="no 5"):
+            await queues.call(refuse.bind(5))
+        with pytest.raises(ValueError, match="this router has no function"):
+            await queues.call(add.bind(5))
+        with pytest.raises(DuplicateTaskError):
+            await queues.call(hold.bind(5), id="a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queues.call, hold.bind(0))
+            await held.wait()
+            [running] = await queues.list_tasks(Status.Running)
+            nursery.cancel_scope.cancel()
+        assert (await queues.wait_for(running.parts.id)).status is Status.Killed
+        monitor.shutdown()
+
+
+async def test_a_cancelled_call_leaves_the_task_of_another_one() -> None:
+    router = Router()
+
+    @router.task(unique="once")
+    async def hold() -> None:
+        await trio.sleep_forever()
+
+    async with router.open(MemoryStorage()) as queues:
+        task_id = await queues.push(hold.bind())
+        for expected in ([task_id], []):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queues.call, hold.bind())
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert [task.parts.id for task in await queues.list_tasks(Status.Pending)] == expected
+            await queues.cancel(task_id)  # so the next call makes a task of its own
+
+
+def test_a_call_that_is_cancelled_at_any_moment_leaves_no_task() -> None:
+    async def scenario(cut: Cut) -> None:
+        async with tasks.open(MemoryStorage()) as queues:
+            with cut:
+                async with queues.monitor({"default": 1}, log=None) as monitor:
+                    await queues.call(add.bind(1))
+                    monitor.shutdown()
+            assert not await queues.list_tasks(Status.Pending)
+            assert not await queues.list_tasks(Status.Running)
+
+    assert explore_cancellations(scenario).cuts > 5
 
 
 def test_a_cancellation_between_two_queues_leaves_each_task_as_it_was_or_changed() -> None:

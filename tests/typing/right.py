@@ -201,6 +201,8 @@ async def named_tasks(mailer: Mailer) -> None:
     async with tasks.open("sqlite:///tasks.db", lease=60) as queues:
         assert_type(queues, Queues)
         task_id = await queues.push(send_email.bind("a@example.com"), delay=60, priority=3)
+        assert_type(await queues.call(send_email.bind("a@example.com"), priority=3), int)
+        assert_type(await queues.call(resize.bind(Path("a"), 3)), str)
         assert_type(task_id, TaskId)
         assert_type(await queues.push_bulk([send_email.bind("a"), resize.bind(Path("a"), 3)]), list[TaskId])
         assert_type(await send_email.result(queues, task_id), int)

@@ -19,8 +19,9 @@ from .._contracts.bulk import UNKNOWN, ChangeReport, check_ids
 from .._contracts.layer import Dispatch, Dispatcher
 from .._contracts.listing import Page
 from .._contracts.sink import TaskSink
+from .._logging import log_and_suppress
 from .._monitor import Monitor, MonitorOptions
-from .._printing import quoted
+from .._printing import escaped, quoted
 from .._tasks.call import Call
 from .._tasks.errors import UnknownTaskError
 from .._tasks.outcome import Status, TaskResult
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .table import FunctionTable
+
+_CANCELLATION = 30.0
+"""Seconds that the storage may take to cancel the task of a call that is cancelled."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -208,6 +212,35 @@ class Queues(WaitForCompletion):
     async def push_or_get(self, call: Call[Any], **options: Unpack[TaskOptions]) -> Pushed:
         """Push a call, or find the task that has its unique key; see :meth:`TaskSink.push_or_get`."""
         return await self._storage_of(call).push_or_get(call, **options)
+
+    async def call(self, call: Call[R], **options: Unpack[TaskOptions]) -> R:
+        """Push a call, wait until its task is finished, and return its result.
+
+        >>> length = await queues.call(send_email.bind("a@example.com"))
+
+        The keywords are those of :meth:`push`.
+
+        Raises:
+          BaseException: the error of the task, if it has failed or was killed; or what :meth:`push` raises.
+
+        If it is cancelled, so is the task, in whatever process it runs. It is not if another push has put it in, whose
+        unique key this one has.
+        """
+        function, storage = self._table.function_of(call), self._storage_of(call)
+        task_id: str | None = None if "id" in options else TaskId.new()  # one that is given may be another task's
+        if task_id is not None:
+            options["id"] = task_id
+        try:
+            pushed = await storage.push_or_get(call, **options)
+            task_id = pushed.id if pushed.is_new else None
+            result: R = await function.result(storage, pushed.id)
+            return result
+        except trio.Cancelled:
+            if task_id is not None:
+                with log_and_suppress("task %s could not be cancelled", escaped(task_id)):
+                    with trio.move_on_after(_CANCELLATION, shield=True):
+                        await storage.cancel(task_id, running=True)
+            raise
 
     async def push_task(self, task: Task[Call[Any]]) -> TaskId:
         """Push a whole task to the queue of its function; see :meth:`TaskSink.push_task`."""
