@@ -191,12 +191,6 @@ def is_running(folder: Path, *ids: str) -> bool:
     return all(found[each]["status"] == "Running" for each in ids)
 
 
-def test_the_start_of_each_worker_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "trio_tasks")
-    assert call("run", "app:app", "--until-idle").status == 0
-    assert "worker 'ann' is running, with 8 slots" in caplog.messages
-
-
 @pytest.mark.real
 def test_the_first_signal_shuts_down_and_the_second_one_cancels(folder: Path) -> None:
     [task_id] = push(folder, "sleep")

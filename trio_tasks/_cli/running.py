@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import click
 import trio
 
-from .. import Engage, Monitor, Router, Start
+from .. import Engage, Monitor, Router
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, counted, note, printable
 from .processes import RELOADED, supervise
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .. import Event, Queues, Report, WorkerContext
-
-log = logging.getLogger("trio_tasks")
 
 _SLOTS = 8
 """Slots for each queue of a router, unless the command says another number."""
@@ -292,7 +290,6 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
     """Run a monitor until it has ended; return RELOADED if a file of the program has changed, else DONE."""
     service = Service()
     reloading = trio.Event()
-    monitor.on_event(_log_start)
     async with trio.open_nursery() as nursery:
         if options.until_idle:
             nursery.start_soon(_stop_when_idle, monitor)
@@ -308,11 +305,6 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
             service.send("STOPPING=1")
         nursery.cancel_scope.cancel()
     return RELOADED if reloading.is_set() else ExitStatus.DONE
-
-
-def _log_start(context: WorkerContext, event: Event) -> None:
-    if isinstance(event, Start):
-        log.info("worker %r is running, with %d slots", context.name, context.concurrency)
 
 
 async def _stop_when_idle(monitor: Monitor) -> None:
