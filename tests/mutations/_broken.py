@@ -535,6 +535,57 @@ MUTATIONS = [
         ("schedules",),
     ),
     Mutation(
+        "times-are-noted-before-they-are-fired",
+        2,
+        "a time of a schedule is noted as fired in a transaction before the one that pushes its task",
+        "_schedules/scheduler.py",
+        "            results = await storage.set_schedules([change for _, change in several])\n",
+        """            noted = await storage.set_schedules([change._replace(tasks=()) for _, change in several])
+            several = [
+                (live, change._replace(was=result.revision))
+                for (live, change), result in zip(several, noted, strict=True)
+            ]
+            results = await storage.set_schedules([change for _, change in several])
+""",
+        ("schedule cuts",),
+    ),
+    Mutation(
+        "each-process-has-its-own-jitter",
+        9,
+        "the jitter of a schedule differs between processes",
+        "_schedules/scheduler.py",
+        'digest = blake2b(f"{name} {time}".encode(',
+        'digest = blake2b(f"{hash(name)} {time}".encode(',
+        ("schedules",),
+    ),
+    Mutation(
+        "paused-schedules-are-fired",
+        12,
+        "a schedule that is paused is fired all the same",
+        "_schedules/scheduler.py",
+        "        if schedule.is_paused:\n            return\n",
+        "",
+        ("schedules",),
+    ),
+    Mutation(
+        "a-clock-set-back-fires-again",
+        9,
+        "a schedule that is edited after the clock was set back fires times again",
+        "_schedules/schedules.py",
+        "    done = known.done if known.times == new.times else max(known.done, new.done)\n",
+        "    done = known.done if known.times == new.times else new.done\n",
+        ("schedules",),
+    ),
+    Mutation(
+        "a-rolling-deploy-orphans-schedules",
+        14,
+        "a schedule is orphaned while a program still runs in whose code it stands",
+        "_schedules/scheduler.py",
+        "is_known == (moment is None)",
+        "is_known or moment is not None",
+        ("schedules",),
+    ),
+    Mutation(
         "lease-ends-with-intake",
         8,
         "leases are not renewed while a worker drains",
@@ -688,8 +739,8 @@ MUTATIONS = [
         12,
         "a storage that is closed takes more",
         "_backends/durable/storage.py",
-        "-> NewRow:\n        if self._closed:\n            raise trio.ClosedResourceError",
-        "-> NewRow:\n        if self._loop.closed:\n            raise trio.ClosedResourceError",
+        "-> NewRow:\n        if self._closed:\n            self._check_open()",
+        "-> NewRow:\n        if self._loop.closed:\n            self._check_open()",
         ("sqlite", "model sqlite"),
     ),
     Mutation(

@@ -102,6 +102,13 @@ STORIES = (
         {"hours": -1},
     ),
     Story(
+        "clock set back",
+        "the same, and it is edited at 12:30",
+        "12:00 put, 12:05 start without, 12:25 set the clock, 12:30 edit",
+        "12:10 12:20",
+        {"hours": -1},
+    ),
+    Story(
         "clock set forward",
         "by an hour at 12:25: as after a downtime",
         "12:05 start, 12:25 set the clock",

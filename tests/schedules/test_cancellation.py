@@ -104,6 +104,38 @@ def test_a_scheduler_that_is_cancelled_loses_and_repeats_no_time(opened: Opener)
 
 
 @everywhere
+def test_a_scheduler_that_is_cancelled_marks_orphans_later_and_keeps_its_own(opened: Opener) -> None:
+    def declared(storage: Any) -> Schedules:
+        schedules = Schedules(storage)
+        for name in ("a", "b"):
+            schedules.declare(name, 1, every(minutes=30))
+        return schedules
+
+    async def run(schedules: Schedules, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await schedules.run()
+
+    async def orphaned(storage: Any) -> list[str]:
+        return [each.name for each in await Schedules(storage).list() if each.is_orphaned]
+
+    async def scenario(cut: Cut) -> None:
+        async with opened() as storage:
+            await run(declared(storage), 1)
+            with cut:
+                await run(Schedules(storage), 1)  # it has not the code: it marks them
+            await run(Schedules(storage), 1)
+            assert await orphaned(storage) == ["a", "b"]
+            with cut:
+                await run(declared(storage), 1)  # it has: it takes the marks back
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run, Schedules(storage), 1200)
+                await run(declared(storage), 1200)  # both: it postpones them, again and again
+                assert await orphaned(storage) == []
+
+    assert explore_cancellations(scenario).cuts > 1
+
+
+@everywhere
 def test_reading_a_firing_changes_nothing(opened: Opener) -> None:
     async def scenario(cut: Cut) -> None:
         async with opened() as storage:

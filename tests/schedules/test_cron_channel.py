@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_tasks import Cron, Firing, RetryAfterError, Worker, WorkerContext, cron, every
+from trio_tasks import (
+    Cron,
+    Firing,
+    MemoryStorage,
+    RetryAfterError,
+    Schedules,
+    Worker,
+    WorkerContext,
+    cron,
+    every,
+)
 from trio_tasks._clock import use_wall_clock
 from trio_tasks.testing import Cut, explore_cancellations, virtual_clock
 
@@ -106,15 +117,67 @@ async def test_a_clock_that_is_set(hours: int, autojump_clock: MockClock) -> Non
         assert firing.previous == minutes(1)[0]
 
 
-async def test_the_wall_clock_is_looked_at_each_second() -> None:
-    """In real time: it is set forward while the channel waits for tomorrow."""
-    ahead = START.timestamp()
-    with use_wall_clock(lambda: ahead):
-        channel = Cron("@daily", zone="UTC")
+class JumpingClock(trio.abc.Clock):
+    """A clock that goes on to the next deadline whenever all trio tasks wait, and is not taken for virtual time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def start_clock(self) -> None:
+        """Begin at 0."""
+
+    def current_time(self) -> float:
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        if deadline == math.inf:
+            return 60.0
+        self.now = max(self.now, deadline)
+        return 0.0
+
+
+async def receive_daily(times: list[tuple[float, datetime]]) -> None:
+    channel = Cron("@daily", zone="UTC")
+    for _ in range(2):
+        firing = await channel.receive()
+        times.append((trio.current_time(), firing.time))
+
+
+async def fire_daily(times: list[tuple[float, datetime]]) -> None:
+    storage = MemoryStorage[int]()
+    schedules = Schedules(storage)
+    await schedules.put("daily", 1, cron("@daily", zone="UTC"), overlap="allow")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(schedules.run)
+        for _ in range(2):
+            firing = await Firing.from_task(await storage.receive())
+            times.append((trio.current_time(), firing.time))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("follow", [receive_daily, fire_daily])
+def test_the_wall_clock_is_looked_at_each_second(follow: Callable[[list[Any]], Awaitable[None]]) -> None:
+    """It is set forward to the next midnight, then back by a day, and forward by two."""
+    ahead, times = START.timestamp(), list[tuple[float, datetime]]()
+
+    async def set_clock() -> None:
+        nonlocal ahead
+        for seconds in (43200 - 30, -86400, 2 * 86400):
+            await trio.sleep(20.5)
+            ahead += seconds
+
+    async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(channel.receive)
-            await wait_all_tasks_blocked()
-            ahead += 86400  # the nursery ends when the time has come
+            nursery.start_soon(follow, times)
+            nursery.start_soon(set_clock)
+
+    clock = JumpingClock()
+    with use_wall_clock(lambda: ahead + clock.now):
+        trio.run(main, clock=clock)
+    assert [time.day for _, time in times] == [29, 30]
+    # 1. It was set to half a minute before midnight but for the 20.5 s that had passed.
+    # 2. It was set a day forward, on balance: that midnight has passed, and is noticed with the next look.
+    assert [seconds for seconds, _ in times] == [pytest.approx(30, abs=0.01), pytest.approx(62, abs=0.51)]
 
 
 async def test_the_end(clock: MockClock) -> None:

@@ -487,6 +487,17 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"within": 0}, ValueError, "more than 0"),
     ({"limit": 0}, ValueError, "limit must be 1 or more"),
     ({"jitter": -1}, ValueError, "jitter must be 0 or more"),
+    ({"jitter": float("nan")}, ValueError, "jitter must be a finite number"),
+    ({"jitter": True}, TypeError, "jitter must be a number"),
+    ({"jitter": 1e300}, ValueError, "jitter must be 100 years or less"),
+    ({"within": True}, TypeError, "within must be a number"),
+    ({"within": float("nan")}, ValueError, "within must be a finite number"),
+    ({"within": 1e300}, ValueError, "within must be 100 years or less"),
+    ({"limit": True}, TypeError, "limit must be a whole number"),
+    ({"limit": 10_001}, ValueError, "limit must be 10,000 or less"),
+    ({"missed": ["all"]}, ValueError, "missed must be one of"),
+    ({"queue": []}, ValueError, "queue must be one of 'default'"),
+    ({"metadata": {"firing": 1}}, ValueError, "the metadata 'firing' of a schedule's task is its Firing"),
     ({"delay": 5}, TypeError, "has no delay"),
     ({"id": "x"}, TypeError, "has no id"),
     ({"unique": "x"}, ValueError, "needs overlap='allow'"),
@@ -505,16 +516,32 @@ async def test_bad_settings_are_refused(keywords: dict[str, Any], kind: type[Exc
     assert await schedules.list() == []
 
 
+BAD_NAMES: list[tuple[Any, type[Exception], str]] = [
+    ("", ValueError, "must not be an empty string"),
+    ("a\nb", ValueError, "must have no control characters"),
+    ("a\x00", ValueError, "must have no control characters"),
+    ("a\x9b", ValueError, "must have no control characters"),
+    ("\udcff", ValueError, "UTF-8"),
+    ("x" * 1025, ValueError, "1024 bytes or less"),
+    (None, TypeError, "must be a string"),
+    (b"x", TypeError, "must be a string"),
+]
+
+
 async def test_bad_arguments_are_refused() -> None:
     storage = MemoryStorage[int](type=int)
     schedules = Schedules(storage)
     wrong: Any = "* * * * *"
     with pytest.raises(TypeError, match=r"what cron\(\) or every\(\) returns"):
         await schedules.put("name", 1, wrong)
-    with pytest.raises(ValueError, match="must not be an empty string"):
-        await schedules.put("", 1, every(minutes=1))
-    with pytest.raises(ValueError, match="UTF-8"):
-        await schedules.put("\udcff", 1, every(minutes=1))
+    for name, kind, text in BAD_NAMES:
+        with pytest.raises(kind, match=text):
+            await schedules.put(name, 1, every(minutes=1))
+        with pytest.raises(kind, match=text):
+            schedules.declare(name, 1, every(minutes=1))
+        for change in (schedules.pause, schedules.resume, schedules.remove, schedules.run_now):
+            with pytest.raises(kind, match=text):
+                await change(name)
     with pytest.raises(ValueError, match="args must be int"):
         await schedules.put("name", "text", every(minutes=1))
     schedules.declare("name", 1, every(minutes=1))
@@ -524,6 +551,10 @@ async def test_bad_arguments_are_refused() -> None:
         Schedules()
     with pytest.raises(TypeError, match="can store schedules"):
         Schedules(5)
+    with pytest.raises(ValueError, match="two of the storages are queue 'default'"):
+        Schedules(storage, MemoryStorage[int]())
+    with pytest.raises(TypeError, match="queue_of must be callable"):
+        Schedules(storage, queue_of=wrong)
 
 
 @everywhere

@@ -75,8 +75,7 @@ class Player:
                 task_status.started(scope)
 
     async def is_orphaned(self) -> bool:
-        [it] = [each for each in await self._person.list() if each.name == "it"] or [None]
-        return it is not None and it.is_orphaned
+        return any(each.is_orphaned for each in await self._person.list() if each.name == "it")
 
 
 async def play(story: Story, storage: Any, clock: MockClock) -> tuple[str, bool]:

@@ -149,6 +149,8 @@ BAD_EXPRESSIONS: list[tuple[Any, type[Exception], str]] = [
     ("* * * *", ValueError, r"has 5 fields .*, not 4"),
     ("0 0 * * * *", ValueError, r"has 5 fields .*, not 6 .* every\(seconds="),
     ("0 0 30 2 *", ValueError, "day-of-month"),
+    ("1" * 5000 + " * * * *", ValueError, "1000 characters or less"),
+    ("* * * * \udcff", ValueError, "day-of-week"),
     ("22-2 * * * *", ValueError, "minute"),
     ("0 0 * * MON#6", ValueError, "day-of-week"),
     ("*/0 * * * *", ValueError, "minute"),
@@ -172,6 +174,9 @@ def test_bad_expressions_are_refused(expression: Any, kind: type[Exception], tex
 BAD_ZONES: list[tuple[Any, type[Exception], str]] = [
     ("Europe/Nowhere", ValueError, "'Europe/Nowhere' is not known"),
     ("../UTC", ValueError, "name of a time zone"),
+    ("localtime", ValueError, "the same on all machines"),
+    ("\udcff", ValueError, "name of a time zone"),
+    (True, TypeError, "name of a time zone"),
     ("", ValueError, "name of a time zone"),
     (None, TypeError, "name of a time zone"),
     (timezone(timedelta(hours=1)), TypeError, "name of a time zone"),
@@ -281,8 +286,14 @@ async def test_a_calendar_must_be_a_plain_function() -> None:
 
     with pytest.raises(TypeError, match="plain function"):
         cron("@daily", zone="UTC").on(later)  # type: ignore[arg-type]  # the mistake
-    with pytest.raises(TypeError, match="callable"):
-        cron("@daily", zone="UTC").on(True)  # type: ignore[arg-type]  # the same mistake
+    for wrong in (True, None, 5, "weekdays"):
+        with pytest.raises(TypeError, match="callable"):
+            cron("@daily", zone="UTC").on(wrong)  # type: ignore[arg-type]  # the same mistake
+    first = later(date(2026, 1, 1))
+    for calendar in (lambda day: None, lambda day: first):
+        with pytest.raises(TypeError, match="must return True or False for a date"):
+            cron("@daily", zone="UTC").on(calendar)  # type: ignore[arg-type]  # the same mistake
+    first.close()
 
 
 def test_the_error_of_a_calendar_comes_through() -> None:

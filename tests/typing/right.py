@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import trio
 from trio_tasks import (
     Attempt,
     Call,
     ChangeReport,
+    Cron,
+    CronSpec,
     Data,
+    Firing,
     Injected,
+    IntervalSpec,
     Lease,
     MemoryStorage,
     Monitor,
@@ -22,6 +28,8 @@ from trio_tasks import (
     Queues,
     RetryPolicy,
     Router,
+    ScheduleInfo,
+    Schedules,
     SqliteStorage,
     StorageOptions,
     StoredTaskInfo,
@@ -32,6 +40,8 @@ from trio_tasks import (
     Worker,
     WorkerBuilder,
     WorkerContext,
+    cron,
+    every,
 )
 from trio_tasks.abc import Handler
 from trio_tasks.testing import TestWorker, run_once
@@ -218,6 +228,51 @@ async def named_tasks(mailer: Mailer) -> None:
     Worker("w", SqliteStorage("tasks.db", Call, codec=tasks), tasks)
     TestWorker(memory, tasks)
     await run_once(tasks, bare.bind(3))
+
+
+def is_workday(day: date) -> bool:
+    """A calendar."""
+    return day.weekday() < 5
+
+
+async def by_cron(n: int, firing: Firing) -> None:
+    """A handler that is told the time that its task is for."""
+    assert_type(firing.time, datetime)
+    assert_type(firing.previous, datetime | None)
+
+
+async def at_times(firing: Firing) -> None:
+    """A handler of the times of a channel."""
+
+
+@tasks.task
+async def report(customer: str, *, firing: Firing = Injected) -> None:
+    """A function that is told the time that its call is for."""
+    assert_type(firing, Firing)
+
+
+async def scheduled() -> None:
+    """Schedules take what cron() and every() return, and the options of push."""
+    assert_type(every(minutes=5), IntervalSpec)
+    weekdays = cron("0 18 * * *", zone=ZoneInfo("America/New_York")).on(is_workday)
+    assert_type(weekdays, CronSpec)
+    assert_type(weekdays.next_after(datetime.now(timezone.utc)), datetime | None)
+    tasks.schedule("nightly", report.bind("all"), cron("@daily", zone="UTC"), missed="latest", jitter=300, attempts=3)
+    async with tasks.open("sqlite:///tasks.db") as queues:
+        schedules = queues.schedules
+        assert_type(schedules, Schedules)
+        await schedules.put("report-42", report.bind("42"), every(hours=6), missed="all", overlap="allow", within=60)
+        assert_type(await schedules.pause("nightly"), bool)
+        assert_type(await schedules.run_now("nightly"), TaskId | None)
+        assert_type(await schedules.list(), list[ScheduleInfo])
+        assert_type((await schedules.list())[0].next, datetime | None)
+        assert_type(await schedules.prune(), list[str])
+    memory = MemoryStorage[int]()
+    plain = Schedules(memory, memory.share(queue="second"), queue_of=lambda args: "second")
+    plain.declare("each", 5, every(seconds=1), queue="second", limit=3, priority=2)
+    Worker("w", memory, by_cron)
+    Worker("w", Cron("0 3 * * *", zone="UTC"), at_times)
+    Worker("w", Cron(weekdays), at_times)
 
 
 async def contexts(task: Task[int], storage: SqliteStorage[int]) -> None:

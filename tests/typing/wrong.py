@@ -6,9 +6,22 @@ A marker on a line that is no error is an error itself (``warn_unused_ignores``,
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
-from trio_tasks import Attempt, Injected, MemoryStorage, Router, SqliteStorage, Task, Worker, WorkerBuilder
+from trio_tasks import (
+    Attempt,
+    Cron,
+    Injected,
+    MemoryStorage,
+    Router,
+    SqliteStorage,
+    Task,
+    Worker,
+    WorkerBuilder,
+    cron,
+    every,
+)
 from trio_tasks.abc import Handler
 
 
@@ -71,6 +84,37 @@ async def named_tasks_refused() -> None:
         sync_of_str(await send_email.result(queues, "id"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the result is an int
         queues.make_workers({"emails": "8"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # not a number
         queues.monitor({"emails": 8}, shutdown_timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+
+
+async def in_ten_minutes(day: date) -> bool:
+    """No calendar: it is async."""
+    return True
+
+
+async def schedules_refused() -> None:
+    """One error each."""
+    call, times = send_email.bind("a"), every(minutes=5)
+    every(minutes="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+    every(weeks=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no such unit
+    cron("0 3 * * *")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # the zone is missing
+    cron("0 3 * * *", zone=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no zone
+    cron("0 3 * * *", zone="UTC").on(True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no function
+    cron("0 3 * * *", zone="UTC").on(in_ten_minutes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # it is async
+    Cron(5, zone="UTC")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no times
+    Worker("w", Cron("0 3 * * *", zone="UTC"), of_int)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]  # a handler of other args
+    tasks.schedule("name", call, "0 3 * * *")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no times, but a text
+    tasks.schedule("name", send_email, times)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the function itself
+    tasks.schedule("name", call, times, missed="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such policy
+    tasks.schedule("name", call, times, jiter=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a misspelt name
+    tasks.schedule("name", call, times, attempts="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+    async with tasks.open("sqlite:///tasks.db") as queues:
+        schedules = queues.schedules
+        await schedules.put("name", call)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # the times are missing
+        await schedules.put("name", call, times, overlap=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such policy
+        await schedules.put("name", call, times, within="long")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+        await schedules.put("name", call, times, atempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a misspelt name
+        schedules.declare("name", call, times, limit="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+        await schedules.pause(call)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the times are missing
 
 
 async def refused() -> None:

@@ -33,6 +33,7 @@ _ALIASES = {
     "@hourly": "0 * * * *",
 }
 _FIELDS = "minute, hour, day of the month, month, day of the week"
+_LONGEST = 1000
 _YEARS = 50
 """Years without a time after which no more is expected."""
 _SECOND = timedelta(seconds=1)
@@ -65,7 +66,7 @@ class CronSpec:
           calendar: a function that is given a date in the zone, and returns a bool.
 
         Raises:
-          ValueError: it returns True for no such date in the next 50 years.
+          TypeError, ValueError: it is no such function, or returns True for no such date in the next 50 years.
         """
         check_sync(calendar, "calendar", "calendar(date) -> bool")
         before = self.calendar
@@ -186,7 +187,7 @@ class CronSpec:
             if day == first:
                 times = dropwhile(lambda time: (time <= local) if direction > 0 else (time >= local), times)
             found = next(times, None)
-            if found is not None and (self.calendar is None or self.calendar(day)):
+            if found is not None and (self.calendar is None or _is_on(self.calendar, day)):
                 yield found
                 yield from times
 
@@ -250,6 +251,8 @@ def _fields_of(expression: str) -> list[str]:
         if expression.lower() not in _ALIASES:
             raise ValueError(f"a cron expression may be one of {', '.join(_ALIASES)}, not {quoted(expression)}")
         return _ALIASES[expression.lower()].split()
+    if len(expression) > _LONGEST:
+        raise ValueError(f"a cron expression must have {_LONGEST} characters or less, not {len(expression)}")
     fields = expression.split()
     if len(fields) != 5:
         hint = "; for times within a minute, use every(seconds=...)" if len(fields) == 6 else ""
@@ -433,7 +436,14 @@ class _Both:
     second: Callable[[date], bool]
 
     def __call__(self, day: date) -> bool:
-        return bool(self.first(day)) and bool(self.second(day))
+        return _is_on(self.first, day) and _is_on(self.second, day)
+
+
+def _is_on(calendar: Callable[[date], object], day: date) -> bool:
+    found = calendar(day)
+    if found is None or hasattr(found, "__await__"):
+        raise TypeError(f"calendar must return True or False for a date, not {quoted(found)}")
+    return bool(found)
 
 
 def name_of(calendar: Callable[[date], bool]) -> str:

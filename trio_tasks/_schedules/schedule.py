@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .._tasks.task import Task
 
 UTC = timezone.utc
-_LONGEST = timedelta(days=36525)
+LONGEST = timedelta(days=36525)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -37,6 +37,8 @@ def zone_of(name: str) -> tzinfo:
     """
     if name == "UTC":  # it needs no data
         return UTC
+    if name in ("localtime", "posixrules"):
+        raise ValueError(f"zone must be a time zone that is the same on all machines, which {name!r} is not")
     if not re.fullmatch(r"[\w+-]+(/[\w+-]+)*", name, re.ASCII):
         raise ValueError(f"zone must be the name of a time zone, such as 'Europe/Berlin', not {quoted(name)}")
     try:
@@ -127,7 +129,7 @@ class IntervalSpec:
 
     def __post_init__(self) -> None:
         seconds = check_seconds(self.seconds, "the interval")
-        if not 1 <= seconds <= _LONGEST.total_seconds():
+        if not 1 <= seconds <= LONGEST.total_seconds():
             raise ValueError(f"the interval must be from 1 second to 100 years, not {self.seconds!r} seconds")
         object.__setattr__(self, "seconds", seconds)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final, get_args
+from unicodedata import category
 
 import trio
 
-from .._checks import check_count, check_name, check_seconds, check_unicode
+from .._checks import check_count, check_name, check_seconds, check_sync, check_unicode
 from .._clock import moment_after
 from .._concurrency.virtual_time import epoch_clock
 from .._contracts.backend import StoreSchedules
@@ -18,7 +19,7 @@ from .._printing import escaped, quoted
 from .._tasks.errors import BackendError
 from .._tasks.task import make_task
 from .cron import CronSpec, spec_of
-from .schedule import IntervalSpec, in_zone, zone_of
+from .schedule import LONGEST, METADATA, IntervalSpec, in_zone, zone_of
 from .scheduler import Scheduler, firing_task, pause_after
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _CHANGED_AT_ONCE = 500
 _TRIES = 100
+_LARGEST_LIMIT = 10_000
 
 
 @final
@@ -112,9 +114,12 @@ class Schedules:
         for each in storages:
             if not isinstance(each, StoreSchedules):
                 raise TypeError(f"Schedules takes storages that can store schedules, not {quoted(each)}")
-            self._storages[str(getattr(each, "queue", "default"))] = each
+            queue = str(getattr(each, "queue", "default"))
+            if queue in self._storages:
+                raise ValueError(f"two of the storages are queue {quoted(queue)}")
+            self._storages[queue] = each
         self._store = next(iter(self._storages.values()))
-        self._queue_of = queue_of
+        self._queue_of = queue_of if queue_of is None else check_sync(queue_of, "queue_of", "queue_of(args) -> str")
         self._declared: dict[str, Definition] = {}
         self._missed: Counter[str] = Counter()
         self._clock: trio.abc.Clock | None = None  # of the trio run in which it was last used
@@ -180,7 +185,7 @@ class Schedules:
           missed: of the times that passed while no scheduler ran, ``"latest"`` fires the last one, ``"all"`` each of
             them, ``"skip"`` none that is more than a minute old. Default: ``"latest"``.
           within: the seconds after which a time is too old to be fired. Default: never.
-          limit: the most tasks that ``missed="all"`` pushes at once: the last ones. Default: 100.
+          limit: the most tasks that ``missed="all"`` pushes at once: the last ones; 10,000 or less. Default: 100.
           overlap: ``"skip"`` pushes no task while one of this schedule is unfinished: the name is the unique key of its
             tasks. ``"allow"`` pushes it all the same. Default: ``"skip"``.
           jitter: the seconds over which tasks are spread: each waits for a part of it, which depends on the name and
@@ -203,11 +208,11 @@ class Schedules:
         await self._change(name, put, replaces=True)
 
     def _definition(
-        self, name: str, args: Any, times: Any, queue: str | None, options: TaskOptions, settings: Mapping[str, Any]
+        self, name: str, args: Any, times: Any, queue: Any, options: TaskOptions, settings: Mapping[str, Any]
     ) -> Definition:
         if queue is None:
             queue = next(iter(self._storages)) if self._queue_of is None else self._queue_of(args)
-        if queue not in self._storages:
+        if not isinstance(queue, str) or queue not in self._storages:
             raise ValueError(f"queue must be one of {', '.join(map(repr, self._storages))}, not {quoted(queue)}")
         return define(name, args, times, queue, options, settings)
 
@@ -266,6 +271,7 @@ class Schedules:
         Raises:
           ValueError: its queue is not one of those that this was given.
         """
+        _check_schedule_name(name)
         for _ in range(_TRIES):
             entry = await self._find(name)
             if entry is None or (schedule := entry.schedule) is None:
@@ -428,11 +434,16 @@ def define(
             raise TypeError(f"a schedule has no {option}: it pushes many tasks, each at a time of its own")
     if checked["overlap"] == "skip" and "unique" in options:
         raise ValueError("a schedule with a unique key of its own needs overlap='allow'")
-    return Definition(times, queue, make_task(args, options), **checked)
+    task = make_task(args, options)
+    if METADATA in task.parts.metadata:
+        raise ValueError(f"the metadata {METADATA!r} of a schedule's task is its Firing")
+    return Definition(times, queue, task, **checked)
 
 
 def _check_schedule_name(name: object) -> None:
-    check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
+    checked = check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
+    if any(category(each) == "Cc" for each in checked):
+        raise ValueError(f"the name of a schedule must have no control characters, as {quoted(checked)} has")
 
 
 def _settings(missed: object, within: object, limit: object, overlap: object, jitter: object) -> dict[str, Any]:
@@ -447,11 +458,23 @@ def _settings(missed: object, within: object, limit: object, overlap: object, ji
         raise ValueError("missed='all' needs overlap='allow': of tasks that may not overlap, the second is not pushed")
     return {
         "missed": missed,
-        "within": None if within is None else check_seconds(within, "within", positive=True),
-        "limit": check_count(limit, "limit"),
+        "within": None if within is None else _check_span(check_seconds(within, "within", positive=True), "within"),
+        "limit": _check_limit(limit),
         "overlap": overlap,
-        "jitter": check_seconds(jitter, "jitter"),
+        "jitter": _check_span(check_seconds(jitter, "jitter"), "jitter"),
     }
+
+
+def _check_span(seconds: float, name: str) -> float:
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{name} must be 100 years or less, not {seconds!r} seconds")
+    return seconds
+
+
+def _check_limit(limit: object) -> int:
+    if (checked := check_count(limit, "limit")) > _LARGEST_LIMIT:
+        raise ValueError(f"limit must be {_LARGEST_LIMIT:,} or less, not {quoted(limit)}")
+    return checked
 
 
 def _edited(known: StoredSchedule, new: StoredSchedule) -> StoredSchedule:
