@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -27,6 +28,7 @@ from trio_tasks import (
     Extensions,
     HandlerSignatureError,
     Injected,
+    Killed,
     MemoryStorage,
     Parts,
     ProcessDiedError,
@@ -43,10 +45,10 @@ from trio_tasks import (
 )
 from trio_tasks._router import child
 from trio_tasks._router.processes import ProcessPool
-from trio_tasks.testing import Simulation, TestWorker, run_once, simulate
+from trio_tasks.testing import Simulation, TestWorker, run_once, simulate, without_processes
 
 from tests._progress import until
-from tests.cli._command import command, environment
+from tests.cli._command import call, command, environment
 from tests.router._processes import ERRORS, die, fail, fail_behind, give, hold, square, tasks, told
 
 
@@ -200,6 +202,25 @@ def test_in_a_simulation_it_is_called_in_place() -> None:
     simulate(program, seeds=range(3))
     assert square(3) == 9  # and a direct call is one, too
     assert tasks.functions["told"].options == {}
+
+
+async def test_a_test_may_do_without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_parallel", None)
+    with without_processes():
+        outcome = await run_once(tasks, told.bind())
+        assert isinstance(outcome, Succeeded)
+        assert outcome.result[0] == os.getpid()
+        assert isinstance(await run_once(tasks, fail.bind("AbortError")), Killed)
+
+
+def test_replay_calls_it_in_its_own_process(tmp_path: Path) -> None:
+    async def push() -> None:
+        async with tasks.open(f"sqlite:///{tmp_path}/tasks.db") as queues:
+            await queues.push(told.bind(), id="a")
+
+    trio.run(push)
+    ended = call("replay", "a", "tests.router._processes:tasks", "--url", f"sqlite:///{tmp_path}/tasks.db")
+    assert json.loads(ended.out.splitlines()[-1])["result"][0] == os.getpid()
 
 
 # Processes

@@ -198,7 +198,8 @@ def _attempt(handler: Any, task: Task[Any], seed: int | None, **options: Any) ->
 
     attempt = max(1, int(task.parts.attempt))
     run = partial(testing.run_once, handler, task, attempt=attempt, log=None, **options)
-    outcome: Outcome = trio.run(run) if seed is None else testing.run_seeded(run, seed=seed)
+    with testing.without_processes():
+        outcome: Outcome = trio.run(run) if seed is None else testing.run_seeded(run, seed=seed)
     return outcome
 
 

@@ -55,3 +55,28 @@ def without_threads(pause: Pause) -> Generator[None, None, None]:
         yield
     finally:
         _instead = previous
+
+
+_no_processes = False
+
+
+def avoids_processes() -> bool:
+    """Return True if functions that would run in processes are to run in threads, or in place."""
+    return _no_processes or _instead is not None
+
+
+@contextmanager
+def without_processes() -> Generator[None, None, None]:
+    """Run functions with ``process=True`` in threads of this process inside the block, as other sync functions.
+
+    >>> with without_processes():
+    ...     outcome = await run_once(tasks, resize.bind("cat.jpg"))
+
+    So that a test is quick, and a debugger and a coverage tool see the function. Enter it before the worker is made.
+    """
+    global _no_processes  # noqa: PLW0603  there is one answer for the whole process
+    previous, _no_processes = _no_processes, True
+    try:
+        yield
+    finally:
+        _no_processes = previous

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import trio
 
-from .._concurrency.threads import pause_instead
+from .._concurrency.threads import avoids_processes
 from .._handlers.adapter import attempt_by
 from .._handlers.annotations import class_of, without_none
 from .._handlers.parameters import comes_to, not_a_task, parameter_text
@@ -121,7 +121,7 @@ async def process_pool() -> AsyncGenerator[ProcessPool, None]:
             "a process that was started for a function with process=True imports the program, which runs its workers "
             "then: put that under `if __name__ == '__main__':`"
         )
-    if pause_instead() is not None:
+    if avoids_processes():
         yield ProcessPool(None, RuntimeError)
         return  # noqa: ASYNC910  there is nothing to close
     trio_parallel = import_pool()
@@ -138,13 +138,13 @@ async def process_pool() -> AsyncGenerator[ProcessPool, None]:
 
 
 def in_process(plan: Plan, place: FunctionPlace, pool_of: Fill) -> Handler[Any, Any]:
-    """Turn the function of a plan into a handler that calls it in a process; where no threads are to be used, such as
-    in a simulation, it is called in place.
+    """Turn the function of a plan into a handler that calls it in a process; or as other functions are called, where
+    processes are avoided.
     """
     in_place = attempt_by(plan)
 
     async def attempt(task: Task[Any]) -> Any:
-        if pause_instead() is not None:
+        if avoids_processes():
             return await in_place(task)
         values = await plan.fill_and_extract(task)
         return await pool_of(task).call(place, {**task.args.arguments, **values})

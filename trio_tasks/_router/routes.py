@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, final
 
+from .._concurrency.threads import avoids_processes
 from .._contracts.layer import Handler
 from .._handlers.adapter import attempt_by
 from .._handlers.annotations import args_differ
@@ -108,7 +109,8 @@ class Routes:
         pool_of = find((ProcessPool,))
         if pool_of is None:
             raise not_a_task(plan.handler, "no function of the queues of this worker runs in a process, as it does")
-        import_pool()
+        if not avoids_processes():
+            import_pool()
         return in_process(plan, place, pool_of)
 
     def _set(self, function: TaskFunction[..., Any, Any], attempt: Handler[Any, Any]) -> None:

@@ -7,6 +7,7 @@ in production. To control time, use :func:`virtual_clock`, or trio's ``MockClock
 
 from .. import Monitor as _Monitor
 from .._clock import use_wall_clock as use_wall_clock
+from .._concurrency.threads import without_processes as without_processes
 from .._exports import rename as _rename
 from ._conformance.check import BackendConformance as BackendConformance, check_backend as check_backend
 from ._exploration.cut import Cut as Cut
