@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class Sentry:
 
 
 @contextmanager
-def checked_in(schedule: str, task_id: str, spec: CronSpec | IntervalSpec | None) -> Iterator[None]:
+def checked_in(schedule: str, task_id: str, spec: CronSpec | IntervalSpec | None) -> Generator[None, None, None]:
     """Tell Sentry's crons of a firing. All attempts at its task share one check-in."""
     check_in, began = uuid.uuid5(uuid.NAMESPACE_OID, task_id).hex, trio.current_time()
     capture_checkin(schedule, check_in, "in_progress", monitor_config=monitor_config(spec))
@@ -117,11 +117,11 @@ async def charge(order: int, *, attempt: Attempt = Injected) -> None:
 
 
 @tasks.task
-async def close_books(*, firing: Firing = Injected) -> None:
+async def send_invoices(*, firing: Firing = Injected) -> None:
     await trio.sleep(60)
 
 
-tasks.schedule("nightly", close_books.bind(), SCHEDULES["nightly"])
+tasks.schedule("nightly", send_invoices.bind(), SCHEDULES["nightly"])
 
 
 class Printing(Transport):

@@ -17,14 +17,17 @@ from trio.testing import MockClock
 from trio_tasks import (
     AbortError,
     Call,
+    Event,
     MemoryStorage,
     Monitor,
+    QueueMetrics,
     Router,
     Schedules,
     SqliteStorage,
     Succeeded,
     Task,
     Worker,
+    WorkerContext,
     every,
 )
 from trio_tasks.observe import Collector, health
@@ -104,6 +107,7 @@ async def test_each_metric_has_its_name_its_labels_and_its_value(autojump_clock:
             assert {*sample.labels} - {"le"} == {*each.labels}
 
 
+@pytest.mark.nightly
 async def test_ids_and_errors_make_no_more_series(autojump_clock: MockClock) -> None:
     async def fail(number: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -279,6 +283,46 @@ async def test_a_scrape_ends_in_time_though_a_storage_hangs(
     with caplog.at_level(logging.ERROR, "trio_tasks"):
         assert samples_of(await scraped(collector), "trio_tasks_up")[("slow",)] == 0
     assert "the counters of queue 'slow' cannot be read" in caplog.text
+
+
+def test_a_read_that_goes_on_ends_with_the_run() -> None:
+    class Endless(Hanging):
+        async def metrics(self) -> QueueMetrics:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async def main() -> str:
+        return await scraped(Collector(None, [Endless()], timeout=0.01))
+
+    assert samples_of(trio.run(main), "trio_tasks_up") == {("slow",): 0}, "and the run has ended"
+
+
+async def test_a_closed_storage_is_down_and_its_read_ends_without_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SqliteStorage(tmp_path / "tasks.db", int, queue="q") as storage:
+        collector = Collector(None, storage)
+        await storage.push(1)
+        assert samples_of(await scraped(collector), "trio_tasks_up") == {("q",): 1}
+    assert samples_of(await scraped(collector), "trio_tasks_up") == {("q",): 0}
+    assert not caplog.records
+
+
+async def test_a_listener_that_raises_as_exporters_may_harms_no_task(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def export(context: WorkerContext, event: Event) -> None:
+        raise SystemExit("the collector is away")
+
+    storage = MemoryStorage[int](queue="orders")
+    collector = Collector(None, storage)
+    await storage.push_bulk([0, 1, 2])
+    with caplog.at_level(logging.ERROR, "trio_tasks"):
+        report = await Worker("w", storage, work, on_event=export).run_until_idle()
+    assert (report.succeeded, report.killed) == (2, 1)
+    assert "listener" in caplog.text
+    attempts = samples_of(await scraped(collector), "trio_tasks_attempts_total")
+    assert (attempts["orders", "", "succeeded"], attempts["orders", "", "killed"]) == (2, 1)
 
 
 # From another thread

@@ -144,7 +144,7 @@ async def test_what_is_no_fault_makes_no_event(
 
 
 async def test_a_schedule_checks_in(sent: Kept, autojump_clock: MockClock) -> None:
-    async def close_books(task: Task[str]) -> None:
+    async def send_invoices(task: Task[str]) -> None:
         await trio.sleep(60)
         if task.args == "broken":
             raise ConnectionError("421")
@@ -163,7 +163,7 @@ async def test_a_schedule_checks_in(sent: Kept, autojump_clock: MockClock) -> No
         await nursery.start(schedules.run)
         async with Monitor() as monitor:
             layers = [RECIPE.Sentry(specs)]
-            monitor.register(Worker("w", storage, close_books, layers=layers, concurrency=5, log=None))
+            monitor.register(Worker("w", storage, send_invoices, layers=layers, concurrency=5, log=None))
             for name in specs:
                 await schedules.run_now(name)
             await storage.push("sound")  # not by a schedule
