@@ -35,6 +35,7 @@ NEEDS = {
     "cancel": ["x"],
     "abort": ["x"],
     "discard": ["x"],
+    "import": ["-"],
     "top": ["--count", "1"],
     "doctor": [ROUTER],
     "completion": ["bash"],

@@ -33,7 +33,7 @@ from tests.cli._command import (
 
 UNPRIVILEGED = 65534
 WITHOUT_STORE = {"completion", "run"}
-MAKE_A_STORE = {"migrate"}
+MAKE_A_STORE = {"migrate", "import"}
 ON_A_STORE = sorted(trio_tasks.commands.keys() - WITHOUT_STORE)
 LOOKING = sorted(trio_tasks.commands.keys() - WITHOUT_STORE - MAKE_A_STORE)
 

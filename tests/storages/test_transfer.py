@@ -263,11 +263,13 @@ async def test_wrong_tasks_are_refused(kind: str, tmp_path: Path, autojump_clock
         assert report.refused.keys() == {"damaged", "foreign"}
         assert "the options of a task cannot be read" in report.refused["damaged"]
         with pytest.raises(TypeError, match=r"tasks\[1\] must be a StoredTask"):
-            await storage.import_tasks([replace(good, id="b"), {"id": "c"}])  # type: ignore[list-item]  # on purpose
+            wrong: Any = {"id": "c"}
+            await storage.import_tasks([replace(good, id="b"), wrong])
         assert [each.id for each in await exported(storage)] == ["good"]
-        for wrong in ("x", "", "-1", "9" * 30, 3):
+        cursors: list[Any] = ["x", "", "-1", "9" * 30, 3]
+        for cursor in cursors:
             with pytest.raises(ValueError, match="after must be the `next` of a page"):
-                await storage.export_tasks(wrong)  # type: ignore[arg-type]  # on purpose
+                await storage.export_tasks(cursor)
         with pytest.raises(ValueError, match="limit must be 1 or more"):
             await storage.export_tasks(limit=0)
 
@@ -277,7 +279,8 @@ async def test_a_task_that_is_too_large_is_refused(
     kind: str, tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with storage_in(tmp_path, kind) as storage:
-        storage._loop.engine.longest = 10
+        anything: Any = storage
+        anything._loop.engine.longest = 10
         large = StoredTask(id="a", state="done", payload=bytes(11), since=1.0)
         report = await storage.import_tasks([large, replace(large, id="b", payload=b"", result=bytes(11))])
         assert report.refused == {

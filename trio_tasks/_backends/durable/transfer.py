@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from ..._checks import check_count
 from ..._contracts.listing import Page
 from ..._contracts.storage_events import Pushed
@@ -49,7 +51,12 @@ async def import_tasks(loop: ExchangeLoop, queue: QueueState, tasks: Iterable[St
     wanted = [each for each in given if each.id not in refused]
     now = loop.engine.now()
     kept = [each for each in wanted if not each.is_kept_no_longer(now)]
-    answers: Sequence[bool | str] = await loop.ask(loop.engine.insert_rows, queue.name, kept) if kept else []
+    answers: Sequence[bool | str] = []
+    if kept:
+        answers = await loop.ask(loop.engine.insert_rows, queue.name, kept)
+    else:
+        loop.check_open()
+        await trio.lowlevel.checkpoint()
     imported = [stored_id(each.id) for each, answer in zip(kept, answers, strict=True) if answer is True]
     if imported:
         loop.check_queues()
