@@ -136,8 +136,8 @@ SERVICES = {
     "trio_tasks": "Cron CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe Queues Router "
     "Schedules SqliteStorage SqliteTransaction SyncSqliteStorage TaskFunction Worker WorkerContext Backoff Interval "
     "OnSignal",
-    "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
-    "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
+    "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit DjangoConnections EventListener Filter InThread "
+    "LoadShed Log LongRunning MapArgs MapError MapResult RateLimit Retry Timeout Trace",
     "trio_tasks.observe": "Collector LogFields OpenTelemetry",
     "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording Redelivery "
     "ScriptedBackend Simulation SimulationFailed SimulationReport TestWorker",

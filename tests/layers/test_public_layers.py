@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import trio.testing
@@ -15,6 +16,7 @@ from trio_tasks.layers import (
     ConcurrencyLimit,
     EventListener,
     Filter,
+    InThread,
     LoadShed,
     Log,
     LongRunning,
@@ -39,6 +41,7 @@ def every_layer() -> list[Any]:
         Log(),
         EventListener(lambda context, event: None),
         Filter(lambda task: True),
+        InThread(nullcontext),
         LongRunning(maximum=60),
         Timeout(30),
         Retry(3),

@@ -14,7 +14,7 @@ import re
 import sys
 import unittest
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +54,7 @@ from trio_tasks.layers import (
     ConcurrencyLimit,
     EventListener,
     Filter,
+    InThread,
     LoadShed,
     Log,
     LongRunning,
@@ -532,11 +533,21 @@ def failing(trial: Trial) -> Callable[..., Any]:
     return trial.explode
 
 
+def opened_once(trial: Trial) -> Callable[[], AbstractContextManager[object]]:
+    def open_context() -> AbstractContextManager[object]:
+        trial.explode_once()
+        return nullcontext()
+
+    trial.handler = lambda args: None
+    return open_context
+
+
 layer("Acknowledge(acknowledge)", lambda trial: Acknowledge(async_explode(trial)))
 layer("CircuitBreaker(failure_if)", lambda trial: CircuitBreaker(failure_if=failing(trial)), fails_anyway=True)
 layer("ConcurrencyLimit(key)", lambda trial: ConcurrencyLimit(2, key=trial.explode_at))
 layer("EventListener(listener)", lambda trial: EventListener(trial.explode), is_harmless=True)
 layer("Filter(predicate)", lambda trial: Filter(lambda task: trial.explode_at(task) or True))
+layer("InThread(open_context)", lambda trial: InThread(opened_once(trial)))
 layer("LoadShed(gate)", lambda trial: LoadShed(ConcurrencyLimit(2, key=trial.explode_at)))
 layer("MapArgs(fn)", lambda trial: MapArgs(lambda args: trial.explode_at(args) or args))
 layer("MapError(fn)", lambda trial: MapError(failing(trial)), fails_anyway=True)

@@ -206,8 +206,7 @@ def _plain_model(model: Any) -> Any:
     """
     try:
         payload = model.model_dump_json(by_alias=True, round_trip=True, warnings="error")
-        kind: Any = type(model)
-        is_same: bool = kind.model_validate_json(payload) == model
+        is_same: bool = model.__class__.model_validate_json(payload) == model
     except Exception as error:  # leave out its text, which quotes values
         raise MismatchError(f"is no valid {type(model).__name__} ({type(error).__name__})") from None
     if is_same is not True:

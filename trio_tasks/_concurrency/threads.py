@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
-
     from typing_extensions import TypeVarTuple, Unpack
 
     Ts = TypeVarTuple("Ts")
-    Pause = Callable[[], Awaitable[object]]
+
+R = TypeVar("R")
+Pause = Callable[[], Awaitable[object]]
+OpenContext = Callable[[], AbstractContextManager[object]]
 
 
 def is_in_trio_thread(token: trio.lowlevel.TrioToken | None) -> bool:
@@ -80,3 +83,29 @@ def without_processes() -> Generator[None, None, None]:
         yield
     finally:
         _no_processes = previous
+
+
+_opened_inside: ContextVar[tuple[OpenContext, ...]] = ContextVar("trio_tasks.opened_inside", default=())
+
+
+@contextmanager
+def opened_in_threads(open_context: OpenContext) -> Generator[None, None, None]:
+    """Open a context manager, inside the block, around each call that :func:`call_in_contexts` makes in a thread."""
+    token = _opened_inside.set((*_opened_inside.get(), open_context))
+    try:
+        yield
+    finally:
+        _opened_inside.reset(token)
+
+
+def call_in_contexts(function: Callable[[Unpack[Ts]], R], *args: Unpack[Ts]) -> R | None:
+    """Call the function in this thread, inside of what :func:`opened_in_threads` says; None if an error of it was
+    suppressed there.
+    """
+    if not (opened := _opened_inside.get()):
+        return function(*args)
+    with ExitStack() as stack:
+        for open_context in opened:
+            stack.enter_context(open_context())
+        return function(*args)
+    return None

@@ -17,7 +17,7 @@ from typing import Any, final
 import trio
 
 from .._checks import check_several
-from .._concurrency.threads import pause_instead
+from .._concurrency.threads import call_in_contexts, pause_instead
 from .._contracts.layer import Handler
 from .._printing import quoted
 from .._tasks.task import Task
@@ -142,11 +142,11 @@ def _in_thread(plan: Plan) -> Prepared:
         if pause is None:
             # In a list, because trio refuses a thread that returns a coroutine.
             (result,) = await trio.to_thread.run_sync(
-                lambda: [plan.call(task, values)], abandon_on_cancel=False, limiter=limiter
+                lambda: [call_in_contexts(plan.call, task, values)], abandon_on_cancel=False, limiter=limiter
             )
         else:
             await pause()
-            result = contextvars.copy_context().run(plan.call, task, values)
+            result = contextvars.copy_context().run(call_in_contexts, plan.call, task, values)
         return await result if inspect.isawaitable(result) else result
 
     return attempt

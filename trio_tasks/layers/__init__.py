@@ -19,6 +19,7 @@ from ._concurrency_limit import (
 )
 from ._event_listener import EventListener as EventListener
 from ._filter import Filter as Filter
+from ._in_thread import DjangoConnections as DjangoConnections, InThread as InThread
 from ._load_shed import LoadShed as LoadShed
 from ._log import Log as Log
 from ._long_running import LongRunning as LongRunning, StillRunning as StillRunning
