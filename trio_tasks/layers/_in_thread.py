@@ -30,7 +30,7 @@ class InThread:
 
     The handler sees the context variables that are set there. A context manager that raises is the error of the
     attempt; one that suppresses the error of the handler makes the attempt succeed, with the result None. Async
-    handlers run in trio's thread, and are not affected; nor are threads that they start.
+    handlers run in trio's thread, and are not affected; nor are threads that they start, nor functions in processes.
     """
 
     __slots__ = ("_open_context",)
