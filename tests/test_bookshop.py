@@ -210,6 +210,9 @@ def test_a_day_in_the_shop(tmp_path: Path) -> None:
         assert not {"ship-4", "receipt-4"} & shop.tasks().keys()
         assert process.ask("GET", "/orders/4")[0] == 404
 
+        for wrong in ({"book": "Emma"}, ["Emma"], "Emma"):
+            assert process.ask("POST", "/orders", wrong)[0] == 400
+
         # The schedule fires each of its times once.
         until(lambda: len(shop.rows("select distinct time from stock")) >= 2)
         assert not shop.rows("select time from stock group by time, title having count(*) > 1")

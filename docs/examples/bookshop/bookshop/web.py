@@ -35,8 +35,11 @@ def set_copies(book: str, copies: int) -> None:
 
 
 async def take_order(request: Request) -> JSONResponse:
-    given = await request.json()
-    arguments = given["book"], given["email"], given.get("coupon")
+    try:
+        given = await request.json()
+        arguments = str(given["book"]), str(given["email"]), given.get("coupon")
+    except (ValueError, TypeError, LookupError) as error:
+        raise HTTPException(400, "an order is JSON with a book and an email") from error
     try:
         order = await trio.to_thread.run_sync(save_order, request.app.state.queues, *arguments)
     except sqlite3.IntegrityError as error:
