@@ -49,7 +49,7 @@ SMALL_MODULES: dict[str, str] = {
     "_cli/app": "imported only where click and rich are",
     "_cli/scheduling": "the commands about schedules; tests/cli/test_scheduling.py",
     "_cli/serving": "imported by `run` alone, and needs hypercorn; tests/cli/test_running.py",
-    "_cli/processes": "starts and supervises processes; tests/cli/test_running.py",
+    "_cli/systemd": "what systemd is told, by one process or several; tests/cli/test_running.py",
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",
     "_backends/unique_keys": "the holders of keys in memory, apart from the ledger; tests/storages/test_unique_keys.py",
     "_router/child": "what runs in the processes of a pool; tests/router/test_processes.py",

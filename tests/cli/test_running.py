@@ -420,3 +420,23 @@ def test_systemd_is_told(folder: Path) -> None:
             process.send_signal(signal.SIGTERM)
             until(lambda: notify.recv(1000) == b"STOPPING=1")
             assert ended(process)[0] == 0
+
+
+@pytest.mark.real
+def test_systemd_is_told_of_several_processes(folder: Path) -> None:
+    ids = push(folder, *["sleep"] * 16)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(folder / "notify"))
+        notify.settimeout(60)
+        options = ["--processes", "2", "--shutdown-timeout", "0"]
+        with running("app:app", *options, NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="100000") as process:
+            told = [notify.recv(1000)]
+            while told[-1] != b"READY=1":
+                told.append(notify.recv(1000))
+            assert all(each.startswith(b"WATCHDOG=1\nSTATUS=") for each in told[:-1])
+            until(lambda: notify.recv(1000) == b"WATCHDOG=1\nSTATUS=16/16 slots")
+            assert is_running(folder, *ids)
+            process.send_signal(signal.SIGTERM)
+            until(lambda: notify.recv(1000) == b"STOPPING=1")
+            status, _, err = ended(process)
+    assert status == 6, err

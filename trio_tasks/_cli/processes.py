@@ -14,7 +14,9 @@ import trio
 from .output import ExitStatus, note
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
+
+    from .systemd import ServiceOfProcesses
 
 RELOADED = 75
 """The exit status of a process that wants to be started again, since a file of its program has changed."""
@@ -29,7 +31,7 @@ _ENDED_IN_ORDER = (ExitStatus.DONE, ExitStatus.CUT_SHORT)
 
 
 async def supervise(
-    arguments: Callable[[int], Sequence[str]], number: int, tell: Callable[[], Awaitable[None]], *, reload: bool
+    arguments: Callable[[int], Sequence[str]], number: int, service: ServiceOfProcesses, *, reload: bool
 ) -> int:
     """Run a number of processes until all have ended, and return the highest of their exit statuses.
 
@@ -40,14 +42,14 @@ async def supervise(
     Args:
       arguments: returns those of the process with this number, counted from 0.
       number: of processes.
-      tell: an async function that runs beside them, and tells systemd of them.
+      service: tells systemd of them.
       reload: True to start a process again that ends since its files have changed, or could not be imported.
     """
     commands = [[sys.executable, "-m", "trio_tasks", *arguments(index)] for index in range(number)]
-    family = _Family(commands, reload)
+    family = _Family(commands, service, reload)
     async with trio.open_nursery() as nursery:
         await nursery.start(family.forward_signals)
-        nursery.start_soon(tell)
+        nursery.start_soon(service.tell)
         async with trio.open_nursery() as members:
             for index in range(number):
                 members.start_soon(family.keep, index)
@@ -61,11 +63,13 @@ class _Family:
 
     Args:
       commands: the command line of each.
+      service: tells systemd of them.
       reload: True if they are started again when their files change.
     """
 
-    def __init__(self, commands: list[list[str]], reload: bool) -> None:
+    def __init__(self, commands: list[list[str]], service: ServiceOfProcesses, reload: bool) -> None:
         self._commands = commands
+        self._service = service
         self._reload = reload
         self._ending = trio.Event()
         self._running: set[trio.Process] = set()
@@ -80,6 +84,8 @@ class _Family:
                 self._end()
 
     def _end(self) -> None:
+        if not self._signals:
+            self._service.stopping()
         self._signals += 1
         self._ending.set()
         for process in self._running:
@@ -112,11 +118,10 @@ class _Family:
 
     async def _run(self, command: list[str]) -> int:
         """Run a process; return its exit status, that of a signal as a shell does."""
-        environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
         process = await trio.lowlevel.open_process(
             command,
             stdin=subprocess.PIPE,
-            env=environment,
+            env={**os.environ, **self._service.environment},
             start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is forwarded
         )
         self._running.add(process)

@@ -6,13 +6,12 @@ import importlib
 import inspect
 import logging
 import os
-import socket
 import sys
 import traceback
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import trio
@@ -23,6 +22,7 @@ from .output import Answer, CommandError, ExitStatus, counted, note, printable
 from .processes import RELOADED, supervise
 from .serving import Address, HealthServer, address
 from .store import without_known_faults
+from .systemd import Service, wait_started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -37,8 +37,6 @@ _QUIET = 1.0
 """Seconds without an attempt, after which a program is idle."""
 _LOOK = 0.5
 """Seconds between two looks at the files of a program."""
-_STATUS_EVERY = 5.0
-"""Seconds between two lines of status for systemd, if no watchdog needs more."""
 _HOW_TO_STOP = "Ctrl-C or SIGTERM shuts it down, a second one cancels what runs"
 _NOT_OF_USERS = {"trio_tasks", "trio", "outcome", "importlib", "contextlib", "click"}
 """The packages whose frames come before those of the program that is run."""
@@ -123,8 +121,8 @@ def _run_processes(target: str, as_json: bool | None, number: int, options: RunO
         return given if options.health is None else [*given, f"--health={options.health.of_process(index)}"]
 
     note(f"trio-tasks: {printable(target)} in {counted(number, 'process')}; {_HOW_TO_STOP}")
-    status: int = trio.run(partial(supervise, arguments, number, Service().tell, reload=options.reload))
-    return status
+    with Service().of_processes(number) as service:
+        return trio.run(partial(supervise, arguments, number, service, reload=options.reload))
 
 
 def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
@@ -272,7 +270,7 @@ async def _run_target(found: Any, target: str, answer: Answer, options: RunOptio
 async def _tell_start(program: Program, target: str, options: RunOptions, server: HealthServer | None) -> None:
     """Say in a line what runs, once it does."""
     monitor = program.monitor
-    await _wait_started(monitor)
+    await wait_started(monitor)
     place = "" if program.queues is None or options.url is None else f" on {options.url.partition('?')[0]}"
     backends = [getattr(each.recipe, "backend", None) for each in monitor.workers]
     names = [getattr(backend, "queue", each.name) for backend, each in zip(backends, monitor.workers, strict=True)]
@@ -281,14 +279,9 @@ async def _tell_start(program: Program, target: str, options: RunOptions, server
     note(printable(f"trio-tasks: {target} runs{place}: {', '.join(shown)}{health}; {_HOW_TO_STOP}"))
 
 
-async def _wait_started(monitor: Monitor) -> None:
-    while not monitor.workers:  # noqa: ASYNC110  the monitor tells by this alone
-        await trio.sleep(0.01)
-
-
 async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
     """Run a monitor until it has ended; return RELOADED if a file of the program has changed, else DONE."""
-    service = Service()
+    service = Service(options.member)
     reloading = trio.Event()
     async with trio.open_nursery() as nursery:
         if options.until_idle:
@@ -381,37 +374,3 @@ def report_record(report: Report) -> dict[str, Any]:
         "interrupted": [{"id": each.task_id, "worker": each.worker, "line": each.where} for each in report.interrupted],
         "errors": [f"{type(each).__name__}: {each}" for each in report.errors],
     }
-
-
-@final
-class Service:
-    """Tells systemd that the program is ready, that it lives, and what it does, if systemd has started it."""
-
-    def __init__(self) -> None:
-        address = os.environ.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-
-    def send(self, text: str) -> None:
-        """Send a message; without systemd, do nothing."""
-        if not self._address:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-                notify.setblocking(False)
-                notify.sendto(text.encode(), self._address)
-        except OSError as error:
-            click.echo(f"systemd could not be told {text!r}: {error}", err=True)
-
-    async def tell(self, monitor: Monitor | None = None) -> None:
-        """Say that the program is ready; then, again and again, that trio's loop turns, and how many slots are busy."""
-        if not self._address:
-            return
-        every = min(_STATUS_EVERY, int(os.environ.get("WATCHDOG_USEC") or 10**9) / 2e6)
-        if monitor is not None:
-            await _wait_started(monitor)
-        self.send("READY=1")
-        while True:
-            contexts = () if monitor is None else monitor.workers
-            busy, slots = sum(each.task_count for each in contexts), sum(each.concurrency for each in contexts)
-            self.send(f"WATCHDOG=1\nSTATUS={busy}/{slots} slots")
-            await trio.sleep(every)

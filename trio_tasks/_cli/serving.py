@@ -12,7 +12,6 @@ import click
 import trio
 
 from ..abc import Metrics
-from ..observe import health
 from .output import CommandError, ExitStatus, printable
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class HealthServer:
         self, monitor: Monitor, queues: Queues | None, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Answer requests about a monitor until it is cancelled."""
+        from ..observe import health
+
         self._config.bind = [f"fd://{self._socket.detach()}"]
         self._config.errorlog = None
         self._config.graceful_timeout = _PATIENCE
@@ -98,11 +99,13 @@ class _Application:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._storages: Sequence[Metrics] = ()
-        self._health = health(monitor, [])
+        self._storages: Sequence[Metrics] | None = None
+        self._health: Any
 
     async def __call__(self, *request: Any) -> None:
         """Answer a request."""
+        from ..observe import health
+
         backends = [getattr(each.recipe, "backend", None) for each in self._monitor.workers]
         storages = [each for each in backends if isinstance(each, Metrics)]
         if storages != self._storages:
