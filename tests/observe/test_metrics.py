@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -361,6 +362,22 @@ def test_after_the_run_the_latest_counters_are_told() -> None:
     thread.start()
     thread.join()
     assert samples_of(texts[0], "trio_tasks_pushed_total") == {("default",): 1}
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "extra"),
+    [("prometheus_client", "_prometheus", "prometheus"), ("opentelemetry.metrics", "_instruments", "otel")],
+)
+async def test_without_its_library_the_extra_is_named(
+    library: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"trio_tasks.observe.{module}", raising=False)
+    monkeypatch.delattr(f"trio_tasks.observe.{module}", raising=False)
+    collector = Collector(None, MemoryStorage[int]())
+    register: Callable[..., None] = collector.prometheus if extra == "prometheus" else collector.opentelemetry
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'trio_tasks\[{extra}\]'"):
+        register(None)
 
 
 @pytest.mark.parametrize("make", [Collector, health])

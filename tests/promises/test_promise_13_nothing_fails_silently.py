@@ -37,7 +37,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 ROOT = Path(__file__).parents[2]
-LOST = Released("its lease was lost")
+LOST = [Released("its lease was lost"), Released("its lease was lost: the backend gave the task out again")]
 SECRET = "correct horse battery staple"
 THRICE = RetryPolicy(3, constant(0.01))
 
@@ -160,8 +160,9 @@ async def test_promise_13_nothing_fails_silently_what_is_no_failure_is_no_record
     assert not of_library(caplog)
 
 
+@pytest.mark.parametrize("lost", LOST, ids=["by a storage", "by a backend of one's own"])
 async def test_promise_13_nothing_fails_silently_a_lost_lease_is_a_record(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, lost: Released
 ) -> None:
     async with SqliteStorage(tmp_path / "tasks.db") as storage:
         task_id = await storage.push("a")
@@ -170,12 +171,12 @@ async def test_promise_13_nothing_fails_silently_a_lost_lease_is_a_record(
             [task] = context.running_tasks
             assert task.parts.holder is not None
             context.stop()
-            task.parts.holder.revoke(LOST)
+            task.parts.holder.revoke(lost)
             await trio.sleep_forever()
 
         heard: list[object] = []
         await Worker("w", storage, lose, on_event=lambda _, event: heard.append(event)).run()
-    assert [each.reason for each in heard if isinstance(each, Release)] == [LOST.reason]
+    assert [each.reason for each in heard if isinstance(each, Release)] == [lost.reason]
     [record] = of_library(caplog)
     assert f"task {task_id}, attempt 1 of 5 has lost its lease" in record.getMessage()
 

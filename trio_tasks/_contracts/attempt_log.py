@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .._tasks.task import Parts, Task
 
 LOGGER = logging.getLogger("trio_tasks")
-_LEASE_LOST = Released("its lease was lost")
+LEASE_LOST = "its lease was lost"
+"""The reason for which an attempt is released that has lost its lease; a backend may say more after it."""
 _LONGEST_ERROR = 500  # characters of an error's text in a record; a dead letter has its traceback as well
 
 _MOST_ERRORS = 50  # errors, causes and contexts included, of which logging may print the traceback
@@ -98,7 +99,7 @@ class AttemptLog:
             self.flush(task)
             if isinstance(outcome, Suspended):
                 self._write(logging.INFO, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
-            elif outcome == _LEASE_LOST:
+            elif isinstance(outcome, Released) and outcome.reason.startswith(LEASE_LOST):
                 self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
 
     def warn(self, task: Task[Any], text: str) -> None:

@@ -17,6 +17,7 @@ from .._printing import escaped
 from .._tasks.errors import BackendError, WorkerError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
+from .attempt_log import LEASE_LOST
 from .events import EVENTS, Event
 from .layer import explanation_by
 from .minutes import ADDED_AT_ONCE, by_bound, enter_times
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from .report import Interruption, Overrun
 
 T = TypeVar("T")
-
-LEASE_LOST = "its lease was lost"
-"""The reason for which an attempt is released that has lost its lease; a storage may say more after it."""
 
 
 @final

@@ -23,8 +23,8 @@ from outcome import Value
 from .._concurrency.exception_groups import find_within, is_a, leaves
 from .._concurrency.stacks import cancelled_line, current_line
 from .._concurrency.tracebacks import drop_locals
+from .._contracts.attempt_log import LEASE_LOST
 from .._contracts.backend import NowaitBackend
-from .._contracts.context import LEASE_LOST
 from .._contracts.events import Engage, Error, Release, Start, Success
 from .._contracts.lending import SLOTS, is_attempted
 from .._contracts.report import Interruption
