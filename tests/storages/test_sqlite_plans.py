@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, operations, search, unique_keys
+from trio_tasks._backends.sqlite import exchange, operations, search, transfer, unique_keys
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -61,6 +61,10 @@ DAILY = {
         f"recount {number}": (sql, (1,), {("trio_tasks_ready", "trio_tasks_timed", "trio_tasks_finished")[kind]})
         for number, (sql, kind) in enumerate(zip(operations.RECOUNTS, (0, 1, 1, 1, 2, 2, 2), strict=True))
     },
+    "sizes of rows": (transfer.SIZES, (1, 0, 0.0, 10), {BY_KEY}),
+    "whole rows": (transfer.WHOLE_ROWS, (1, 0, 10, 0.0), {BY_KEY}),
+    "whole row": (transfer.WHOLE_ROW, (1, "a"), {"trio_tasks_by_id"}),
+    "key held for a time": (transfer.TIMED_KEY, (1, "k", "a", 0.0, 0.0), {"trio_tasks_key_held"}),
     "drop": (exchange.DROP, (1, 1), {BY_KEY}),
     "rows by their keys": (search.ROWS.format(columns="id"), ("[1]",), {BY_KEY}),
     **{

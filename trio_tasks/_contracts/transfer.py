@@ -205,10 +205,10 @@ class ImportReport:
       refused: for the id of each other task, why it was not stored.
     """
 
-    imported: tuple[TaskId, ...] = ()
-    present: tuple[TaskId, ...] = ()
-    forgotten: tuple[TaskId, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    imported: tuple[TaskId, ...]
+    present: tuple[TaskId, ...]
+    forgotten: tuple[TaskId, ...]
+    refused: Mapping[str, str]
 
     def __bool__(self) -> bool:
         return not self.refused

@@ -14,7 +14,7 @@ from ..._contracts.listing import Page
 from ..._contracts.storage_events import Pushed
 from ..._contracts.transfer import ImportReport, StoredTask
 from ..._logging import catch_errors, text_of
-from ..._printing import quoted
+from ..._printing import escaped, quoted
 from ..._tasks.task import USUAL_TERMS
 from ..._tasks.task_id import stored_id
 from .encoding import decode_options
@@ -108,4 +108,4 @@ OTHER_TASK = "another task of this id is there"
 
 def key_is_held(key: str, holder: str) -> str:
     """Return the reason for which a row is refused whose unique key another one holds."""
-    return f"its unique key {quoted(key)} is held by task {holder}"
+    return f"its unique key {quoted(key)} is held by task {escaped(holder)}"

@@ -125,7 +125,7 @@ class TransferRows:
         if task.unique is not None:
             holder = state.key_holder(queue, task.unique)
             if holder is not None and holder[0] != task.id:  # it may be this one, which was forgotten
-                return key_is_held(task.unique, escaped(holder[0]))
+                return key_is_held(task.unique, holder[0])
         row = self._row_of(queue, task)
         state.insert(row)
         state.touch_in_full(row)  # all of it is recorded, when it was pushed included

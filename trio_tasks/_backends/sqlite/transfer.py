@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from ..._contracts.transfer import STATES, StoredTask, rounded
-from ..._printing import escaped
 from ..durable.engine import READ_AT_ONCE, RowsRead, State
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
 from .counters import text
@@ -146,7 +145,7 @@ class TransferSql:
         if task.unique is not None:
             holder = self._table.key_holder(name, queue, task.unique, now)
             if holder is not None and holder.id != task.id:
-                return key_is_held(task.unique, escaped(holder.id))
+                return key_is_held(task.unique, holder.id)
             if holder is not None:  # it was forgotten, and its key was held for a time
                 self._table.keys.free(queue, task.unique, holder)
         if self._connection.changed(_INSERT, _values(queue, task, now)) < 1:
