@@ -370,11 +370,22 @@ def lambda_of_text() -> Any:
 def test_two_functions_of_one_name_are_refused_by_their_places() -> None:
     router = Router()
     router.task(plain)
-    with pytest.raises(ValueError, match=r"two functions have the name 'plain': .*test_functions.plain and .*of_text"):
+    both = r"two functions have the name 'plain': .*test_functions.plain in line \d+ and .*of_text in line \d+"
+    with pytest.raises(ValueError, match=both):
         router.task(name="plain")(lambda_of_text())
     with pytest.raises(ValueError, match=r"two functions have the name 'plain'"):
         router.task(aliases=["plain"])(lambda_of_text())
     assert router.functions.keys() == {"plain"}
+
+
+def test_two_functions_of_one_name_in_one_module_are_told_apart() -> None:
+    text = (
+        "tasks = Router()\n@tasks.task\ndef f(n: int) -> int:\n    return n\n"
+        "@tasks.task\ndef f(n: int) -> int:\n    return -n\n"
+    )
+    place: dict[str, Any] = {"__name__": "__main__", "Router": Router}
+    with pytest.raises(ValueError, match=r"the name 'f': __main__\.f in line 2 and __main__\.f in line 5"):
+        exec(text, place)  # since no checker takes two functions of one name in a module
 
 
 def test_one_template_in_a_queue_is_not_for_two_functions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, final
 
 from .._handlers.parameters import handler_name
@@ -125,4 +126,9 @@ class FunctionTable:
 
 
 def _place_of(function: TaskFunction[..., Any, Any]) -> str:
-    return handler_name(function.__wrapped__)
+    """Return the module and the name of a function, and the line where it begins."""
+    wrapped: Any = function.__wrapped__
+    module, name = getattr(wrapped, "__module__", None), handler_name(wrapped)
+    code = getattr(inspect.unwrap(wrapped), "__code__", None)
+    in_main = f"{module}.{name}" if module == "__main__" else name
+    return in_main if code is None or " in line " in name else f"{in_main} in line {code.co_firstlineno}"
