@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ from trio_tasks import (
     SuspendError,
     TaskId,
 )
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 tasks = Router()
 
@@ -118,6 +122,7 @@ ERRORS: dict[str, Any] = {
     "Holds": lambda: Holds("a lock"),
     "Liar": lambda: Liar("text"),
     "KeyboardInterrupt": lambda: KeyboardInterrupt("now"),
+    "KeyboardInterrupts": lambda: BaseExceptionGroup("two", [KeyboardInterrupt(), ValueError("no")]),
 }
 
 

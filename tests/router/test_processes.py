@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +49,9 @@ from trio_tasks.testing import Simulation, TestWorker, run_once, simulate, witho
 from tests._progress import until
 from tests.cli._command import call, command, environment
 from tests.router._processes import ERRORS, die, fail, fail_behind, give, hold, square, tasks, told
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 
 def is_alive(pid: int) -> bool:
@@ -226,7 +228,7 @@ def test_replay_calls_it_in_its_own_process(tmp_path: Path) -> None:
 # Processes
 
 
-Listen = Callable[[WorkerContext, Event], None]
+CHANGED = {"Holds": StoredError, "KeyboardInterrupt": StoredError, "KeyboardInterrupts": ExceptionGroup}
 
 
 @pytest.mark.real
@@ -255,8 +257,7 @@ async def test_a_process_gives_its_result_or_its_error(capfd: pytest.CaptureFixt
                     await queues.push(fail.bind(name), id="suspended")
                     continue
                 error = (await result_of(fail.bind(name))).error
-                wanted = StoredError if name in ("Holds", "KeyboardInterrupt") else type(ERRORS[name]())
-                assert type(error) is wanted, name
+                assert type(error) is CHANGED.get(name, type(ERRORS[name]())), name
             history = await queues.fetch_by_id((await result_of(fail_behind.bind())).id)
             assert history is not None
             [past] = history.parts.context.history

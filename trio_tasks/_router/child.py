@@ -16,6 +16,9 @@ from .._logging import catch_errors, line_of
 from .._tasks.errors import AbortError
 from .portable_errors import PortableError, freeze
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -81,10 +84,13 @@ def call(place: FunctionPlace, arguments: bytes) -> Answer:
     with catch_errors() as caught:
         try:
             return _call(place, arguments)
-        except KeyboardInterrupt as interrupt:  # it was raised by the function: SIGINT is ignored here
-            return Answer(None, freeze(interrupt))
-    error = caught.error
-    assert error is not None
+        except (KeyboardInterrupt, BaseExceptionGroup) as error:  # the function interrupts itself: SIGINT is ignored
+            return _failed(error)
+    assert caught.error is not None
+    return _failed(caught.error)
+
+
+def _failed(error: BaseException) -> Answer:
     return Answer(None, freeze(error.with_traceback(_without_ours(error.__traceback__))))
 
 
