@@ -82,7 +82,7 @@ async def named_tasks_refused() -> None:
         await queues.push("send_email")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no call
         await queues.push(send_email.bind("a"), dealy=3.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no such option
         sync_of_str(await send_email.result(queues, "id"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the result is an int
-        sync_of_str(await queues.call(send_email.bind("a")))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # likewise
+        sync_of_str(await queues.call(send_email.bind("a")))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # it is an int, too
         queues.make_workers({"emails": "8"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # not a number
         queues.monitor({"emails": 8}, shutdown_timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
 
