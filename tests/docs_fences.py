@@ -5,6 +5,7 @@ A marker stands above each of them. The path is relative to ``docs/examples``, o
     <!-- example: hello.py -->                   the whole program
     <!-- example: shop.py Bank..sell -->         from the definition of Bank to that of sell, with the comments above
     <!-- example: spool.py Spool.settle -->      one method, without its indentation
+    <!-- example: notebook.ipynb -->             the code of all cells
     <!-- output: hello.out -->                   what the program prints; ``3-9`` after the name: these lines of it
     <!-- table: capabilities -->                 a table made from the code, up to <!-- end -->
     <!-- table: names workers -->                the same, with the page that the table is about
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import json
 import re
 import sys
 import textwrap
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
-LANGUAGES = {"example": "python", "output": "text"}
+LANGUAGES = {"example": "python", "output": "text", ".service": "ini", "Dockerfile": "docker"}
 DRAWINGS = ("folders", "journey", "shutdown")
 
 _BLOCK = re.compile(
@@ -50,9 +52,10 @@ class Block(NamedTuple):
             lines = [*_tool("tables", self.name).table(*self.part.split()).splitlines(), "<!-- end -->"]
         else:
             path = EXAMPLES / self.name if (EXAMPLES / self.name).is_file() else ROOT / self.name
-            source = path.read_text("utf-8")
+            source = _cells_of(path) if path.suffix == ".ipynb" else path.read_text("utf-8")
             text = _lines_of(source, self.part) if self.kind == "output" else part_of(source, self.part)
-            lines = [f"```{LANGUAGES[self.kind]}", *text.strip("\n").splitlines(), "```"]
+            language = LANGUAGES.get(path.suffix or path.name, LANGUAGES[self.kind])
+            lines = [f"```{language}", *text.strip("\n").splitlines(), "```"]
         return "\n".join(f"{self.indent}{line}" if line else "" for line in lines)
 
 
@@ -117,6 +120,11 @@ def _lines_of(text: str, part: str) -> str:
         return text
     first, last = map(int, part.split("-"))
     return "\n".join(text.splitlines()[first - 1 : last])
+
+
+def _cells_of(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return "\n\n".join(f"# Cell {number}\n{''.join(cell['source'])}" for number, cell in enumerate(cells, start=1))
 
 
 def _tool(folder: str, name: str) -> Any:

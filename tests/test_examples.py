@@ -22,6 +22,7 @@ DEMOS = {"hash_tree", "nox_pool"}  # which have tests of their own
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in DEMOS)
 TESTS = [name for name in PROGRAMS if name.startswith("test_")]  # run by pytest
 SCRIPTS = [name for name in PROGRAMS if name not in TESTS]
+NOTEBOOKS = sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FENCE = re.compile(r"^(.*)\n( *)```(.*)\n((?s:.*?))^\2```$", re.MULTILINE)
@@ -74,6 +75,16 @@ def test_an_example_says_what_is_kept_beside_it(name: str, tmp_path: Path) -> No
     assert normal(finished.stdout) == normal((EXAMPLES / f"{name}.out").read_text("utf-8"))
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_prints_what_is_kept_beside_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    runner = ROOT / "tests" / "_run_notebook.py"
+    finished = run(str(runner), str(EXAMPLES / f"{name}.ipynb"), cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert not finished.stderr
+    assert normal(finished.stdout) == normal((EXAMPLES / f"{name}.out").read_text("utf-8"))
+
+
 @pytest.mark.parametrize("name", TESTS)
 def test_an_example_that_is_a_test_passes(name: str) -> None:
     plugins = "-p", "no:cacheprovider", "-p", "trio_tasks.testing.pytest"
@@ -85,7 +96,7 @@ def test_an_example_that_is_a_test_passes(name: str) -> None:
 def test_there_are_examples_and_nothing_is_kept_beside_one_that_is_gone() -> None:
     assert SCRIPTS
     assert TESTS
-    assert {path.stem for path in EXAMPLES.glob("*.out")} == set(SCRIPTS)
+    assert {path.stem for path in EXAMPLES.glob("*.out")} == {*SCRIPTS, *NOTEBOOKS}
 
 
 def test_every_example_stands_on_a_page() -> None:
