@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import structlog
 import trio
-from trio_tasks import MemoryStorage, Task, Worker
-from trio_tasks.layers import Trace
+from trio_tasks import MemoryStorage, Worker
+from trio_tasks.observe import LogFields
 
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
-        structlog.processors.KeyValueRenderer(key_order=["event", "task_id", "attempt"]),
+        structlog.processors.KeyValueRenderer(key_order=["event", "queue", "task_id", "attempt"]),
     ]
 )
 log = structlog.get_logger()
-
-
-def bind_task(task: Task[Any]) -> AbstractContextManager[object]:
-    return structlog.contextvars.bound_contextvars(task_id=str(task.parts.id), attempt=int(task.parts.attempt))
+fields = LogFields(bind=structlog.contextvars.bound_contextvars)
 
 
 async def ship(address: str) -> None:
@@ -32,7 +26,7 @@ async def main() -> None:
     storage = MemoryStorage[str](queue="orders")
     await storage.push("1 Main Street", id="task-1")
     storage.close()
-    await Worker("shipping", storage, ship, layers=[Trace(bind_task)]).run()
+    await Worker("shipping", storage, ship, layers=[fields]).run()
     log.info("done")
 
 

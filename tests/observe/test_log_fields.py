@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -62,6 +65,35 @@ async def test_the_task_is_known_in_the_handler_its_children_and_its_thread(log:
         "in a child": inside,
         "after it": (None,) * 5,
     }
+
+
+async def test_the_fields_are_bound_around_each_attempt_in_children_and_threads_too() -> None:
+    bound: ContextVar[dict[str, Any] | None] = ContextVar("bound", default=None)
+    seen: list[dict[str, Any] | None] = []
+
+    @contextmanager
+    def bind(**fields: Any) -> Generator[None, None, None]:
+        token = bound.set(fields)
+        try:
+            yield
+        finally:
+            bound.reset(token)
+
+    async def child() -> None:
+        seen.append(bound.get())
+        await trio.lowlevel.checkpoint()
+
+    async def ship(item: str, nursery: trio.Nursery) -> None:
+        nursery.start_soon(child)
+        seen.append(await trio.to_thread.run_sync(bound.get))
+        raise ValueError
+
+    await run_once(ship, "book", layers=[LogFields(bind=bind)])
+    assert [[*(each or {})] for each in seen] == [[*FIELDS]] * 2
+    assert [each and each["attempt"] for each in seen] == [1, 1]
+    assert bound.get() is None
+    with pytest.raises(TypeError, match="bind must be"):
+        LogFields(bind=5)  # type: ignore[arg-type]  # on purpose
 
 
 async def test_attempts_side_by_side_are_told_apart(log: logging.Logger) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .. import Task, WorkerContext, WorkerError
+from .._checks import check_plain
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from ..abc import Handler
 
@@ -32,15 +36,23 @@ class LogFields:
     so the records of the library keep their own. It holds for the handler, the children in its nursery, and its thread.
     The filter lets every record pass. Add it to a handler of logging: a filter of a logger sees no records of the
     loggers below it.
+
+    Args:
+      bind: a function that is called with these fields as keywords, and returns a context manager that is entered
+          around each attempt, such as ``structlog.contextvars.bound_contextvars``. Default: none.
     """
 
-    __slots__ = ()
+    __slots__ = ("_bind",)
+
+    def __init__(self, *, bind: Callable[..., AbstractContextManager[object]] | None = None) -> None:
+        self._bind = None if bind is None else check_plain(bind, "bind", "bind(**fields) -> a context manager")
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
         """Run the attempt, with its task as the one that log records are about."""
         token = _RUNNING.set(task)
         try:
-            return await handler(task)
+            with nullcontext() if self._bind is None else self._bind(**_fields(task)):
+                return await handler(task)
         finally:
             _RUNNING.reset(token)
 
@@ -52,7 +64,7 @@ class LogFields:
         return True
 
     def __repr__(self) -> str:
-        return "LogFields()"
+        return "LogFields()" if self._bind is None else f"LogFields(bind={self._bind!r})"
 
 
 def _fields(task: Task[Any] | None) -> dict[str, Any]:
