@@ -51,10 +51,16 @@ def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
 
 
 def check_flag(value: object, name: str) -> bool:
-    """Return the value if it is a bool."""
+    """Check a bool: no other value, however true, since ``"no"`` is one."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {quoted(value)}")
     return value
+
+
+def check_flags(**flags: object) -> None:
+    """Check several bools, by their names."""
+    for name, value in flags.items():
+        check_flag(value, name)
 
 
 def check_error(value: object, name: str) -> None:

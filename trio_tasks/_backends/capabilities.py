@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
-from .._checks import check_seconds, check_text
+from .._checks import check_flag, check_seconds, check_text
 from .._contracts.backend import (
     ActOnMany,
     Audit,
@@ -213,6 +213,7 @@ class LedgerCapabilities(
         2 of 3 cancelled; not 01a…: it runs, on worker 'w'
         """
         ledger = self._ledger_holder.ledger
+        check_flag(running, "running")
 
         def cancel(one: str) -> bool:
             return ledger.cancel(one, "cancelled while it waited") or (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
-from .._checks import check_text
+from .._checks import check_flag, check_text
 from .._contracts.backend import (
     Explain,
     ListQueues,
@@ -561,6 +561,7 @@ class MemoryStorage(
         """Tell of the workers that run on it, as they are now; all of them are in this process."""
         from .._contracts.worker_info import worker_info
 
+        check_flag(fresh, "fresh")
         await trio.lowlevel.checkpoint()
         now, workers = self._queue.ledger.seconds(), self._queue.workers.items()
         return [worker_info(each, self.queue, since=since, now=now) for each, since in workers if not each.is_stopped]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import trio
 
+from .._checks import check_flag
 from .._contracts.backend import Backend, Feeder
 from .._contracts.sink import TaskSink
 from .._logging import log
@@ -89,6 +90,7 @@ class Pipe(Backend[A], Feeder):
             raise TypeError(
                 f"a pipe's storage must be a Backend and a TaskSink, such as MemoryStorage(), which {storage!r} is not"
             )
+        check_flag(close, "close")
         self._close_storage: Callable[[], object] | None = getattr(storage, "close", None) if close else None
         if close and not callable(self._close_storage):
             raise TypeError(f"{storage!r} has no close(), which a pipe calls at the end: give the pipe close=False")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 import trio.testing
 
-from .._checks import check_seconds
+from .._checks import check_flag, check_seconds
 from .._concurrency.background import run_and_cancelling
 from .._contracts.backend import ListTasks, WaitForCompletion
 from .._contracts.events import Idle
@@ -56,6 +56,7 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
     """
     if not isinstance(worker, Worker):
         raise TypeError(f"run_until_idle runs a Worker, not {worker!r}")
+    check_flag(delayed, "delayed")
     if delayed and not (isinstance(worker.backend, ListTasks) and isinstance(worker.backend, WaitForCompletion)):
         raise TypeError(f"delayed=True needs a backend with list_tasks and wait_for, unlike {worker.backend!r}")
     detector = _IdleDetector(check_seconds(cushion, "cushion"), worker.backend if delayed else None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
-from ..._checks import check_unicode
+from ..._checks import check_flag, check_unicode
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.backend import (
@@ -613,7 +613,7 @@ class DurableStorage(
               second at most. Otherwise the state is that of their last heartbeat, which they send every third of a
               lease; without a running task, only after a change. ``as_of`` is the time of the state.
         """
-        return await self._operations.workers(fresh=fresh)
+        return await self._operations.workers(fresh=check_flag(fresh, "fresh"))
 
     async def list_queues(self) -> list[str]:
         """Return the names of all queues of the store."""
@@ -792,9 +792,10 @@ class DurableStorage(
         2 of 3 cancelled; not 01a…: it runs, on worker 'w'
         """
         ids = check_ids(task_id, check_unicode)
+        check_flag(running, "running")
         if isinstance(ids, list):
-            return await self._operations.change_each("cancelled", RowChange("cancel", bool(running)), ids)
-        return await self._operations.cancel(ids, running=bool(running))
+            return await self._operations.change_each("cancelled", RowChange("cancel", running), ids)
+        return await self._operations.cancel(ids, running=running)
 
     @overload
     async def abort(self, task_id: str) -> bool: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
+from ..._checks import check_flags
 from ..durable.queue import QueueState, StorageOptions
 from ..durable.storage import DurableStorage
 from ..durable.store_file import PRIVATE, check_mode, check_path
@@ -102,6 +103,7 @@ class FileStorage(DurableStorage[A]):
         **options: Unpack[StorageOptions],
     ) -> None:
         place = check_path(path, "FileStorage.temporary() needs none")
+        check_flags(repair=repair, create=create, read_only=read_only)
         if repair and read_only:
             raise ValueError("repair=True writes to the file, and read_only=True does not: choose one of them")
         engine = FileEngine(place, synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))

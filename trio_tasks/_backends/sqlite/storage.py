@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 import trio
 
-from ..._checks import check_seconds, check_unicode
+from ..._checks import check_flags, check_seconds, check_unicode
 from ..._concurrency.threads import call_in_trio_thread
 from ..._printing import quoted
 from ..._tasks.errors import DuplicateTaskError
@@ -135,6 +135,7 @@ class SqliteStorage(DurableStorage[A]):
         check_unicode(str(place), "the path of an SQLite file")
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {quoted(synchronous)}")
+        check_flags(join_existing=join_existing, create=create, read_only=read_only, allow_triggers=allow_triggers)
         opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
         engine = SqliteEngine(place, driver, opening)
         self._engine = engine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ..._checks import check_moment, check_seconds
+from ..._checks import check_flag, check_moment, check_seconds
 from ..._clock import use_machine_clock, use_wall_clock
 from ..._concurrency.threads import without_threads
 
@@ -40,12 +40,12 @@ def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generato
         :func:`advance` moves it.
 
     Raises:
-      TypeError, ValueError: ``start`` is no datetime, or has no time zone.
+      TypeError, ValueError: ``start`` is no datetime, or has no time zone; ``autojump`` is no bool.
 
     It is for one run at a time, and holds for the whole process: other threads see the same wall clock.
     """
     beginning = check_moment(start, "start").timestamp()
-    clock = MockClock(autojump_threshold=0 if autojump else float("inf"))
+    clock = MockClock(autojump_threshold=0 if check_flag(autojump, "autojump") else float("inf"))
     with use_clocks(clock, beginning), without_threads(trio.lowlevel.checkpoint):
         yield clock
 
