@@ -103,7 +103,8 @@ def check_unicode(value: str, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} that is stored must be encodable as UTF-8, which {quoted(value)} is not") from None
+        what = "it has half of a surrogate pair"
+        raise ValueError(f"{name} must be encodable as UTF-8, which {quoted(value)} is not: {what}") from None
     return value
 
 

@@ -412,7 +412,7 @@ async def test_an_attempt_that_cannot_be_counted_ends_its_task_alone(tmp_path: P
 
 
 def test_a_worker_name_that_cannot_be_stored_is_refused() -> None:
-    with pytest.raises(ValueError, match="a worker's name that is stored must be encodable as UTF-8"):
+    with pytest.raises(ValueError, match="a worker's name must be encodable as UTF-8"):
         Worker("w\ud800", MemoryStorage[int](), trio.sleep)
-    with pytest.raises(ValueError, match="a worker's name that is stored must be encodable as UTF-8"):
+    with pytest.raises(ValueError, match="a worker's name must be encodable as UTF-8"):
         WorkerContext("w\ud800")

@@ -147,7 +147,7 @@ async def test_a_unique_key_that_is_taken_is_the_reason(open_storage: Opener, ca
         [record] = caplog.records
         assert record.levelno == logging.INFO
         assert record.getMessage() == (
-            f"4 tasks of queue {getattr(storage, 'queue', 'default')!r} stay finished, since unfinished tasks have "
+            f"4 tasks of queue {getattr(storage, 'queue', 'default')!r} stay finished, since other tasks have "
             f"their unique keys: {dead[0]}, {dead[1]}, {dead[2]}, …"
         )
         assert await storage.audit()
@@ -325,7 +325,7 @@ async def test_a_string_is_always_one_id(open_storage: Opener) -> None:
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_what_cannot_be_stored_is_refused_with_its_position(kind: str, tmp_path: Path) -> None:
     async with STORAGES[kind](tmp_path / "tasks") as storage:
-        with pytest.raises(ValueError, match=r"^ids\[1\] that is stored must be encodable as UTF-8"):
+        with pytest.raises(ValueError, match=r"^ids\[1\] must be encodable as UTF-8"):
             await storage.cancel(["a", "\ud800"])
 
 

@@ -171,7 +171,7 @@ class LedgerCapabilities(
     @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
-        check_task(task)
+        check_task(task, "update")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         return self._ledger_holder.ledger.update(task)
@@ -413,7 +413,7 @@ class LedgerCapabilities(
         Raises:
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
-        check_task(task)
+        check_task(task, "report_progress")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.ledger.report(task, progress)
 
@@ -425,7 +425,7 @@ class LedgerCapabilities(
         Raises:
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
-        check_task(task)
+        check_task(task, "set_metadata")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.ledger.set_metadata(task, Metadata({**task.parts.metadata, **values}))
 

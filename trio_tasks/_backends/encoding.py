@@ -13,7 +13,7 @@ from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Parts, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .._codecs.codec import Codec
     from .._tasks.outcome import Outcome
@@ -44,9 +44,7 @@ class Encoding:
         parts = check_task(task).parts
         check_storable(parts)
         payload = self.codec.encode(task.args)
-        metadata = parts.metadata
-        if metadata:
-            metadata = Metadata(self._metadata.decode(self._metadata.encode(dict(metadata))))
+        metadata = Metadata(self.metadata(parts.metadata)) if parts.metadata else parts.metadata
         extensions = parts.extensions if parts.has_extensions else None
         kept = Parts(parts.id, terms=parts.terms, metadata=metadata, extensions=extensions)
         if parts.status is Status.Pending:
@@ -80,6 +78,15 @@ class Encoding:
         if error is not None:
             raise UnsettledError(error, permanent=True)
         return Succeeded(result)
+
+    def metadata(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return metadata encoded and decoded once.
+
+        Raises:
+          EncodeError: a value is not plain.
+        """
+        decoded: dict[str, Any] = self._metadata.decode(self._metadata.encode(dict(values)))
+        return decoded
 
     def progress(self, value: Any) -> Any:
         """Return the progress encoded and decoded once.

@@ -21,7 +21,7 @@ from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
 from .._contracts.states import COUNTERS, KeyChange
 from .._contracts.storage_events import Cancelled, Expired, Replaced
 from .._printing import escaped, quoted
-from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, key_taken, not_again
+from .._tasks.errors import AbortError, LeaseLostError, TaskExpiredError, id_taken, key_taken, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import Task, attempt_number
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
@@ -167,7 +167,7 @@ class Ledger(Generic[A]):
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
         if task_id in self._live or task_id in self._dead or task_id in self._done:
-            raise DuplicateTaskError(f"a task with the id {str(task_id)!r} has been pushed already; ids must be new")
+            raise id_taken(task_id)
         if terms.unique is not None:
             other = self._claim(task, now)
             if other is not None:

@@ -398,7 +398,9 @@ class MemoryStorage(
 
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
-        return await super().update(task if self._encoding is None else self._encoding.encode(task))
+        return await super().update(
+            task if self._encoding is None else self._encoding.encode(check_task(task, "update"))
+        )
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         """Store the progress of a running task; it replaces what was reported before.
@@ -417,7 +419,7 @@ class MemoryStorage(
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
         if self._encoding is not None:
-            values = {name: self._encoding.progress(value) for name, value in values.items()}
+            values = self._encoding.metadata(values)
         await super().set_metadata(task, values)
 
     async def resume_abandoned(self) -> int:

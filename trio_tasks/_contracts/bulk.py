@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 from .._checks import check_text
@@ -67,7 +67,7 @@ class ChangeReport:
     """
 
     changed: tuple[TaskId, ...]
-    refused: Mapping[str, str]
+    refused: Mapping[str, str] = field(hash=False)
     verb: str = "changed"
 
     @property
@@ -153,5 +153,5 @@ def log_taken(queue: str, taken: Sequence[str]) -> None:
     """Log the finished tasks that a verb for many tasks left as they are, since others have their unique keys."""
     if taken:
         named = ", ".join(map(escaped, taken[:_NAMED])) + (", …" if len(taken) > _NAMED else "")
-        message = "%d tasks of queue %r stay finished, since unfinished tasks have their unique keys: %s"
+        message = "%d tasks of queue %r stay finished, since other tasks have their unique keys: %s"
         log.info(message, len(taken), queue, named)

@@ -59,7 +59,7 @@ class WorkerStatistics:
     suspended: int
     leases_lost: int = 0
     settle_seconds: float = 0.0
-    settle_times: Mapping[float, int] = field(default_factory=dict[float, int])
+    settle_times: Mapping[float, int] = field(default_factory=dict[float, int], hash=False)
 
 
 @final

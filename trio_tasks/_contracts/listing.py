@@ -256,8 +256,11 @@ def selections(
     Raises:
       TypeError, ValueError: one of them is wrong; the message says what would be right.
     """
-    selection = Selection.of(status, filters)
     usual, possible = _STATUSES[verb]
+    if filters.get("delayed") is not None and Status.Pending not in possible:
+        names = ", ".join(each.name for each in possible)
+        raise ValueError(f"delayed is about tasks that wait, and {verb} about those of the status {names}")
+    selection = Selection.of(status, filters)
     if selection.status is not None and selection.status not in possible:
         names = ", ".join(each.name for each in possible)
         raise ValueError(f"{verb} is about tasks of the status {names}, not {selection.status.name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, cast, final
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Minute:
     suspended: int
     seconds: float
     waited: float
-    durations: Mapping[float, int]
-    waits: Mapping[float, int]
+    durations: Mapping[float, int] = field(hash=False)
+    waits: Mapping[float, int] = field(hash=False)
 
     @property
     def attempts(self) -> int:
@@ -154,8 +154,8 @@ class AttemptTotals:
     suspended: int
     seconds: float
     waited: float
-    durations: Mapping[float, int]
-    waits: Mapping[float, int]
+    durations: Mapping[float, int] = field(hash=False)
+    waits: Mapping[float, int] = field(hash=False)
 
 
 STORED_STATES = ("waiting", "delayed", "running", "suspended_now", "kept_done", "kept_failed", "kept_killed")
@@ -182,8 +182,8 @@ class Balance:
     """
 
     queue: str
-    counters: Mapping[str, int]
-    tasks: Mapping[str, int]
+    counters: Mapping[str, int] = field(hash=False)
+    tasks: Mapping[str, int] = field(hash=False)
 
     @property
     def came(self) -> int:

@@ -245,10 +245,11 @@ def _check_channel(source: object) -> None:
     check_callable(getattr(source, "receive", None), "the source's receive", "in a trio.abc.ReceiveChannel")
 
 
-def check_task(task: Task[A]) -> Task[A]:
-    """Return the value if it is a Task, else raise TypeError."""
+def check_task(task: Task[A], verb: str = "push_task") -> Task[A]:
+    """Return the value if it is a Task, else raise TypeError for this verb."""
     if not isinstance(task, Task):
-        raise TypeError(f"push_task takes a Task, not {type(task).__name__}; push(args) makes one of plain args")
+        remedy = "; push(args) makes one of plain args" if verb == "push_task" else ""
+        raise TypeError(f"{verb} takes a Task, not {type(task).__name__}{remedy}")
     return task
 
 

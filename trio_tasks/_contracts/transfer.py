@@ -208,7 +208,7 @@ class ImportReport:
     imported: tuple[TaskId, ...]
     present: tuple[TaskId, ...]
     forgotten: tuple[TaskId, ...]
-    refused: Mapping[str, str]
+    refused: Mapping[str, str] = field(hash=False)
 
     def __bool__(self) -> bool:
         return not self.refused

@@ -128,6 +128,11 @@ class DuplicateTaskError(BackendError):
     taken_by: str | None = None
 
 
+def id_taken(task_id: str) -> DuplicateTaskError:
+    """Make the error for a push under an id that is known."""
+    return DuplicateTaskError(f"a task with the id {str(task_id)!r} has been pushed already; ids must be new")
+
+
 def key_taken(key: str, holder: str, *, is_finished: bool) -> DuplicateTaskError:
     """Make the error for a push under a unique key that a task holds."""
     holds = "is still held by the finished task" if is_finished else "is taken by the unfinished task"

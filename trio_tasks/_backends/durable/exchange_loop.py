@@ -303,8 +303,7 @@ class ExchangeLoop:
         """Raise ``trio.ClosedResourceError``, or the failure of the storage, if it takes no requests any more."""
         if self.is_usable and trio.lowlevel.current_trio_token() is self.token:
             return
-        if not self.is_open or self.closed:
-            raise trio.ClosedResourceError(f"{self._name} is not open: use it inside `async with storage`")
+        self._check_not_closed()
         if trio.lowlevel.current_trio_token() is not self.token:
             raise RuntimeError(f"{self._name} was opened in another trio run: open one in this run")
         if self.failure is not None:
@@ -313,10 +312,15 @@ class ExchangeLoop:
     def check_usable(self) -> None:
         """Do as :meth:`check_open`, without trio: for calls in any thread and any trio run."""
         self.check_process()
-        if not self.is_open or self.closed:
-            raise trio.ClosedResourceError(f"{self._name} is not open: use it inside `async with storage`")
+        self._check_not_closed()
         if self.failure is not None:
             raise copy_error(self.failure)
+
+    def _check_not_closed(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError(f"{self._name} is closed: make a new one to open the store again")
+        if not self.is_open:
+            raise trio.ClosedResourceError(f"{self._name} is not open: use it inside `async with storage`")
 
     def check_process(self) -> None:
         """Raise ``RuntimeError`` in a forked child."""

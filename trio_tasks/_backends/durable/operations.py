@@ -188,7 +188,7 @@ class QueueOperations:
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         """Store the progress of a running task."""
-        check_task(task)
+        check_task(task, "report_progress")
         lease = task.parts.context
         if not isinstance(lease, Lease) or lease.settled:
             raise LeaseLostError(f"task {escaped(task.parts.id)} is not running here")
@@ -200,7 +200,7 @@ class QueueOperations:
 
     async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
         """Add these values to the metadata of a running task."""
-        check_task(task)
+        check_task(task, "set_metadata")
         locks, task_id = self._queue.metadata_locks, task.parts.id
         lock = locks.setdefault(task_id, trio.Lock())
         try:
@@ -220,14 +220,15 @@ class QueueOperations:
         is_kept: bool = await self._loop.ask(self._loop.engine.set_options, lease.claim_key, options)
         if not is_kept:
             raise LeaseLostError(f"attempt {parts.attempt} of task {escaped(parts.id)} has lost its lease")
-        parts.metadata = metadata
+        parts.metadata = decode_options(options)[1]  # as later attempts see it
 
     # Changing a task
 
     async def update(self, task: Task[Any]) -> bool:
         """Replace args and metadata of a waiting task."""
-        check_task(task)
+        check_task(task, "update")
         payload, task_id = self._queue.codec.encode(task.args), task.parts.id
+        check_length(len(payload), self._loop.engine.longest, "the task")
         is_changed = False
         while not is_changed:  # another call may change the options in between: they are read again then
             stored: StoredRow | None = await self._do("find", task_id)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, final
 
 from ..._contracts.states import COUNTERS, KeyChange
-from ..._tasks.errors import BackendError, DuplicateTaskError, key_taken
+from ..._tasks.errors import BackendError, DuplicateTaskError, id_taken, key_taken
 from ..durable.encoding import replaced_error
 from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind, new_tuple
 from .state import (
@@ -108,7 +108,7 @@ class ExchangeSteps:
         state = self._state
         queue = state.queue(new.queue)
         if state.current_row(new.queue, new.id) is not None:
-            return DuplicateTaskError(f"a task of the id {new.id!r} has been pushed already; ids must be new")
+            return id_taken(new.id)
         terms = new.options, new.priority, new.unique, new.name
         row = Row(state.next_key, queue, new.id, new.payload, *terms, state.time)
         if new.unique is not None:

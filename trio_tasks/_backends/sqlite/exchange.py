@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import wall_seconds
 from ..._logging import catch_errors, log
-from ..._tasks.errors import DuplicateTaskError, key_taken
+from ..._tasks.errors import DuplicateTaskError, id_taken, key_taken
 from ..durable.encoding import aborted_error, expired_error, overflow_error, replaced_error, with_loss
 from ..durable.engine import (
     CHANGES,
@@ -333,7 +333,7 @@ class ExchangeSql:
         if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
             self.table.delete(queue, *known[0][:2])  # kept no longer
         elif known:
-            return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
+            return id_taken(row.id)
         if row.unique is not None:
             other = self._claim_key(queue, row, row.unique, now)
             if other is not None:

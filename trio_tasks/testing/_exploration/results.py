@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from ..._concurrency.exception_groups import leaves
@@ -30,7 +30,7 @@ class Exploration:
     """
 
     cuts: int
-    lines: Mapping[str, int]
+    lines: Mapping[str, int] = field(hash=False)
     seeds: tuple[int, ...]
     seconds: float
 
