@@ -151,8 +151,11 @@ async def test_what_a_task_asks_for_is_heeded(autojump_clock: MockClock) -> None
     send, backend = open_backend()
     start = trio.current_time()
     send.send_nowait(Task.builder("later").run_in_seconds(10).build())
-    send.send_nowait(Task.builder("expired").run_in_seconds(5).expires_in(1).build())
+    send.send_nowait(Task.builder("expired").run_in_seconds(5).expires_in(6).build())
     send.close()
+    with trio.move_on_after(1):
+        await backend.receive()
+    await trio.sleep(6)
     task = await backend.receive()
     assert task.args == "later"
     assert trio.current_time() == start + 10

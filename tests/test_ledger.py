@@ -364,7 +364,8 @@ def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
 @pytest.mark.parametrize("delay", [0.0, 3.0, 9.0])
 def test_a_task_expires_at_the_very_second_delayed_or_not(delay: float) -> None:
     timed = TimedLedger()
-    timed.push("a", expires_in=5, delay=delay)
+    timed.push("a", expires_in=5)
+    timed.ledger.reschedule("a", delay, timed.now)
     timed.now = 4.999
     assert not timed.ledger.expire(timed.now)
     assert timed.ledger.expires_at("a") == 5
@@ -871,12 +872,12 @@ KeyedPushes: st.SearchStrategy[Any] = st.fixed_dictionaries(
         "unique": st.sampled_from(["x", "y"]),
         "on_conflict": st.sampled_from(["skip", "replace", "replace", "raise"]),
     },
-    optional={"expires_in": st.sampled_from([1.0, 3.0])},
+    optional={"expires_in": st.sampled_from([2.5, 3.0])},
 )
 Pushes: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries({"delay": Delays, "priority": st.integers(-1, 1)}),
     st.fixed_dictionaries(
-        {"delay": st.sampled_from([0.0, 2.0]), "priority": st.just(0), "expires_in": st.sampled_from([1.0, 3.0])}
+        {"delay": st.sampled_from([0.0, 2.0]), "priority": st.just(0), "expires_in": st.sampled_from([2.5, 3.0])}
     ),
     KeyedPushes,
 )

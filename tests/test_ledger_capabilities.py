@@ -136,7 +136,8 @@ async def test_a_waiter_for_a_task_learns_of_its_expiry_at_once(autojump_clock: 
     """Nobody receives, and nobody looks but the one who waits."""
     storage = MemoryStorage[int]()
     begun = trio.current_time()
-    task_id = await storage.push(1, expires_in=7, delay=delay)
+    task_id = await storage.push(1, expires_in=7)
+    await storage.reschedule(task_id, delay)
     result = await storage.wait_for(task_id)
     assert (result.status, type(result.error)) == (Status.Killed, TaskExpiredError)
     assert trio.current_time() == begun + 7

@@ -415,7 +415,7 @@ async def test_a_closed_storage_ends_when_its_last_task_expires_unstarted(
 ) -> None:
     storage = MemoryStorage[int]()
     received: list[tuple[float, int]] = []
-    await storage.push(1, delay=5, expires_in=expiry)
+    await storage.reschedule(await storage.push(1, expires_in=expiry), 5)
     for _ in range(3):
         nursery.start_soon(receive_into, storage, received)
     await wait_all_tasks_blocked()

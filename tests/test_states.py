@@ -114,7 +114,10 @@ class Subject:
             return
         delay = 0.0 if state is not TaskState.DELAYED else SOON if event is TaskEvent.DUE else FAR
         expiry = {"expires_in": EXPIRES_IN} if event is TaskEvent.EXPIRE else {}
-        await self.storage.push(1, id=self.id, unique=self.key, delay=delay, **expiry, **self.key_options)
+        first = 0.0 if expiry else delay  # a push of what would expire before it is ready is refused
+        await self.storage.push(1, id=self.id, unique=self.key, delay=first, **expiry, **self.key_options)
+        if delay > first:
+            assert await self.storage.reschedule(self.id, delay)
         if state in WAITING:
             return
         await self.claim()

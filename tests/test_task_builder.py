@@ -127,7 +127,7 @@ BAD: dict[str, tuple[Callable[[TaskBuilder[str]], object], str]] = {
     "key of another type": (lambda b: b.unique(5), "unique must be a string, not 5"),  # type: ignore[arg-type]  # this is the point
     "unknown conflict": (lambda b: b.unique("k", on_conflict="fight"), "on_conflict must be 'skip', 'replace', '"),  # type: ignore[arg-type]  # this is the point
     "expires at once": (lambda b: b.expires_in(0), "expires_in must be more than 0 seconds, not 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("say", "message"), BAD.values(), ids=BAD)
@@ -136,6 +136,15 @@ def test_each_wrong_value_is_refused_where_it_is_given(say: Callable[[TaskBuilde
     with pytest.raises((TypeError, ValueError), match=message):
         say(builder)
     assert builder.build().parts.terms == Task("args").parts.terms
+
+
+@pytest.mark.parametrize("delay", [60.0, 3600.0])
+def test_a_task_that_would_expire_before_it_is_ready_is_refused_when_it_is_built(delay: float) -> None:
+    for builder in (TaskBuilder(1).expires_in(60).run_after(delay), TaskBuilder(1).run_after(delay).expires_in(60)):
+        message = f"^expires_in must be more than the delay, which is {delay:g} s, and not 60 s: the task would expire"
+        with pytest.raises(ValueError, match=message):
+            builder.build()
+        assert builder.expires_in(delay + 1).build().parts.expires_in == delay + 1
 
 
 # By keywords

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -233,6 +234,9 @@ class Machine(RuleBasedStateMachine):
 
     def _push(self, options: dict[str, Any], worker: int) -> Any:
         storage, model = self.store.handles[worker], self.model
+        if options.get("delay", 0.0) >= options.get("expires_in", math.inf):
+            self._raises(ValueError, storage.push, 0, options)
+            return multiple()
         if storage in self.closed:
             self._raises(trio.ClosedResourceError, storage.push, 0, options)
             return multiple()

@@ -97,7 +97,7 @@ async def test_promise_09_time_is_injectable_a_month_of_delays_timeouts_and_expi
 
     for day in range(30):
         await storage.push(day, delay=day * A_DAY, timeout=10, attempts=1)
-    await storage.push(0, expires_in=A_DAY, delay=2 * A_DAY)
+    await storage.reschedule(await storage.push(0, expires_in=A_DAY), 2 * A_DAY)
     storage.close()
     record = await run_handler_on(storage, handler)
     assert times == pytest.approx(range(30))

@@ -45,10 +45,11 @@ class RandomPushes:
 
     def task(self, random: Random) -> Task[int]:
         builder = TaskBuilder(random.randrange(1000)).priority(random.choice((0, 0, -1, 5)))
-        if random.random() < 0.3:
-            builder.run_after(random.random() * 10)
+        delay = random.random() * 10 if random.random() < 0.3 else 0.0
+        if delay:
+            builder.run_after(delay)
         if random.random() < 0.2:
-            builder.expires_in(0.1 + random.random() * 10)
+            builder.expires_in(delay + 0.1 + random.random() * 10)
         if random.random() < 0.3:
             builder.attempts(random.randint(1, 4))
         if random.random() < 0.2:

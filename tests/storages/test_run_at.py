@@ -193,3 +193,19 @@ async def test_a_machine_that_boots_with_a_wrong_time(kind: str, tmp_path: Path)
                 task = await storage.receive()
             assert task.parts.run_at == moment
             assert datetime.now(timezone.utc) >= moment
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_that_would_expire_before_it_is_ready_is_refused(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path / "store") as storage:
+        late = datetime.now(timezone.utc) + timedelta(hours=1)
+        for options in ({"delay": 60.0}, {"delay": HOUR}, {"run_at": late}):
+            for ask in (storage.push, storage.push_or_get):
+                with pytest.raises(ValueError, match="expires_in must be more than the delay, which is "):
+                    await ask(1, expires_in=60.0, **options)
+            with pytest.raises(ValueError, match="expires_in must be more than the delay, which is "):
+                await storage.push_bulk([1, 2], expires_in=60.0, **options)
+        assert await storage.list_tasks() == []
+        await storage.push(1, expires_in=2 * HOUR, run_at=late)
+        await storage.push(2, expires_in=60.0, run_at=datetime(2000, 1, 1, tzinfo=timezone.utc))
+        assert (await storage.receive()).args == 2

@@ -293,7 +293,8 @@ async def nothing(number: int) -> None:
 
 async def test_a_task_that_expires_ends_a_wait(open_storage: Opener, autojump_clock: trio.testing.MockClock) -> None:
     async with open_storage() as storage:
-        ids = [await storage.push(1, delay=1000, expires_in=seconds) for seconds in (20, 10, 30)]
+        ids = [await storage.push(1, expires_in=seconds) for seconds in (20, 10, 30)]
+        await storage.reschedule(ids, 1000)
         began = trio.current_time()
         results = await storage.wait_for(ids)
         assert {result.status for result in results} == {Status.Killed}

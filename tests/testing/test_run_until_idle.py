@@ -138,7 +138,7 @@ async def test_delayed_and_retried_tasks_are_waited_for_if_asked(autojump_clock:
 
 async def test_delayed_tasks_that_never_start_do_not_hold_it(autojump_clock: trio.testing.MockClock) -> None:
     storage = MemoryStorage[int]()
-    await storage.push(1, delay=60, expires_in=30)
+    await storage.reschedule(await storage.push(1, expires_in=30), 60)
     task_id = await storage.push(2, delay=1e6)
 
     async def think_better_of_it() -> None:

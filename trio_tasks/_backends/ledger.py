@@ -23,7 +23,7 @@ from .._contracts.storage_events import Cancelled, Expired, Replaced
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, LeaseLostError, TaskExpiredError, id_taken, key_taken, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from .._tasks.task import Task, attempt_number
+from .._tasks.task import Task, attempt_number, check_expiry
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 from .ready_queue import DelayQueue, ReadyQueue
 from .unique_keys import UniqueKeys
@@ -156,6 +156,7 @@ class Ledger(Generic[A]):
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``. Nothing
             changed.
+          ValueError: it would expire before it is ready.
         """
         if task.parts.status is not Status.Pending:  # it was pushed before, and is finished: start afresh
             task = Task(task.args, task.parts.again(attempt=0))
@@ -166,6 +167,8 @@ class Ledger(Generic[A]):
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
+        if terms.expires_in is not None:
+            check_expiry(terms.expires_in, delay)
         if task_id in self._live or task_id in self._dead or task_id in self._done:
             raise id_taken(task_id)
         if terms.unique is not None:

@@ -134,8 +134,8 @@ class TaskSink(ABC, Generic[A]):
               still waits, the args, the time, the priority and the other options of this one, and returns its id;
               ``"raise"`` raises. A finished task is neither replaced nor updated: its id is returned.
               Default: ``"skip"``.
-          expires_in: the seconds until the task expires, more than 0 and more than the delay; a task that has not begun
-              by then is killed with ``TaskExpiredError``. Default: never.
+          expires_in: the seconds until the task expires, more than 0 and more than the delay, also that of a
+              ``run_at``; a task that has not begun by then is killed with ``TaskExpiredError``. Default: never.
 
         Raises:
           TypeError, ValueError: a keyword is unknown, or its value is wrong, or the args cannot be stored.

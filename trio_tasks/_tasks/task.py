@@ -511,8 +511,8 @@ class TaskBuilder(Generic[A]):
     def expires_in(self, seconds: float) -> TaskBuilder[A]:
         """Set the seconds after the push at which the task is killed if it has not started.
 
-        It counts whether the task is delayed or not, so it must be more than the delay. Once started, it does not
-        expire any more.
+        It counts whether the task is delayed or not, so it must be more than the delay; :meth:`build` and the push
+        refuse it otherwise. Once started, it does not expire any more.
         """
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
@@ -551,11 +551,17 @@ class TaskBuilder(Generic[A]):
         return other.key(filled["key"]) if "key" in filled else other
 
     def build(self) -> Task[A]:
-        """Make the task; push it to store it."""
+        """Make the task; push it to store it.
+
+        Raises:
+          ValueError: it would expire before it is ready.
+        """
         return Task(self._args, self._make_parts())
 
     def _make_parts(self) -> Parts:
         """Make the parts of a task with these options."""
+        if self._terms.expires_in is not None:
+            check_expiry(self._terms.expires_in, self._terms.delay)
         parts = Parts(
             self._id,
             terms=self._terms,
@@ -572,6 +578,15 @@ class TaskBuilder(Generic[A]):
 
     def __repr__(self) -> str:
         return f"<TaskBuilder for {value_shown(self._args)}>"
+
+
+def check_expiry(expires_in: float, delay: float) -> None:
+    """Check that a task is ready before it expires."""
+    if delay >= expires_in:
+        raise ValueError(
+            f"expires_in must be more than the delay, which is {delay:g} s, and not {expires_in:g} s: the task would "
+            "expire before it is ready"
+        )
 
 
 def check_until(value: object, name: str) -> UniqueUntil:

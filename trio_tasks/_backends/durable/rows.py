@@ -25,7 +25,7 @@ from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, DuplicateTaskError, UnsettledError
 from ..._tasks.extensions import NO_METADATA
 from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number
+from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number, check_expiry
 from ..._tasks.task_id import stored_id
 from ..._tasks.task_info import PastAttempt, StoredTaskInfo
 from .encoding import (
@@ -81,6 +81,8 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     terms = parts.terms
     check_storable(parts)
     delay = parts.seconds_to_wait
+    if terms.expires_in is not None:
+        check_expiry(terms.expires_in, delay)
     run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
     payload, options = queue.codec.encode(task.args), None
     if terms is not USUAL_TERMS or parts.metadata is not NO_METADATA or run_at is not None:

@@ -141,6 +141,7 @@ async def wrong_options_are_refused(harness: Harness) -> None:
         {"timeout": 0},
         {"metadata": 7},
         {"expires_in": math.nan},
+        {"expires_in": 5.0, "delay": 5.0},
         {"colour": "blue"},
         {"on_conflict": "skip"},
     ):

@@ -487,7 +487,7 @@ async def an_audit_is_true_at_any_moment(harness: Harness) -> None:
         await harness.push(number)
     await harness.push(9, delay=3600.0)
     await harness.push(10, delay=DELAY)
-    await harness.push(11, expires_in=DELAY, delay=3600.0)
+    await harness.push(11, expires_in=DELAY, delay=DELAY / 2, priority=-1)
     await balances("a push")
     outcomes = (Released(), Retried(ValueError("again"), DELAY), Suspended(math.inf), Succeeded(None))
     for outcome in (*outcomes, Failed(ValueError("1")), Killed(ValueError("1")), None):
