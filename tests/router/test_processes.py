@@ -321,6 +321,7 @@ async def test_a_process_is_dead_when_its_attempt_is_settled(tmp_path: Path) -> 
             await push("neighbour")
             await push("late", timeout=20, attempts=1)
             assert is_alive(pids["late"])
+            assert "a line of the process that was called at" in str(await queues.explain("late"))
             await queues.abort("late")
             assert (await queues.wait_for("late")).status is Status.Killed
             await push("killed", attempts=2)

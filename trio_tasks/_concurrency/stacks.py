@@ -45,6 +45,8 @@ def current_line(task: trio.lowlevel.Task) -> str:
     place = _innermost(frames)
     if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in frames):
         return f"a line of the thread that was begun at {place}"
+    if any(_is_of_processes(frame) for frame, _ in frames):
+        return f"a line of the process that was called at {place}"
     for nursery in reversed(task.child_nurseries):
         for child in nursery.child_tasks:
             if any(not frame.f_code.co_filename.startswith(_MACHINERY) for frame, _ in child.iter_await_frames()):
@@ -70,6 +72,11 @@ def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> b
     return any(runs_in(child, frames) for nursery in task.child_nurseries for child in tuple(nursery.child_tasks))
 
 
+def _is_of_processes(frame: FrameType) -> bool:
+    """Return True for a frame of the library that calls functions in processes, which is not installed everywhere."""
+    return str(frame.f_globals.get("__name__")).startswith("trio_parallel.")
+
+
 def running_line(frames: Iterable[FrameType]) -> str:
     """Return the line that runs now, from frames in order from the outermost to the innermost."""
     return _innermost((frame, frame.f_lineno) for frame in frames)
@@ -79,7 +86,8 @@ def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
     """Return the line of the innermost frame that belongs neither to trio nor to this package."""
     found: tuple[FrameType, int] | None = None
     for frame, line in frames:
-        if found is None or not frame.f_code.co_filename.startswith(_MACHINERY):
+        is_ours = frame.f_code.co_filename.startswith(_MACHINERY) or _is_of_processes(frame)
+        if found is None or not is_ours:
             found = frame, line
     if found is None:
         return "an unknown place"
