@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import open_url
+import trio.testing
+from trio_tasks import MemoryStorage, Monitor, Worker, open_url
 
 from tests.cli._command import call, command, environment
 
@@ -350,6 +351,27 @@ def test_addresses() -> None:
     ]  # fmt: skip
     assert str(address("[::1]:80").of_process(2)) == "[::1]:82"
     assert str(address(":0").of_process(2)) == "0.0.0.0:0"
+
+
+async def test_health_of_two_workers_of_one_queue() -> None:
+    from trio_tasks._cli.serving import _Application
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def work(what: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    sent: list[Any] = []
+    storage = MemoryStorage[str](queue="work")
+    async with Monitor() as monitor:
+        for each in (storage, storage, storage.share(queue="work")):
+            monitor.register(Worker("ann", each, work))
+        await trio.testing.wait_all_tasks_blocked()
+        await _Application(monitor)({"type": "http", "method": "GET", "path": "/ready"}, None, send)
+        monitor.shutdown()
+    assert sent[0]["status"] == 200
+    assert json.loads(sent[1]["body"])["queues"] == {"work": "open"}
 
 
 def test_health_needs_hypercorn_and_a_free_port(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -388,6 +388,8 @@ def test_wrong_arguments_are_refused(make: Callable[..., object]) -> None:
         make(Monitor(), [], schedules=5)
     with pytest.raises(ValueError, match="two of these have the same"):
         make(Monitor(), [MemoryStorage(), MemoryStorage()])
+    storage = MemoryStorage[int]()
+    make(Monitor(), [storage, storage])
     for wrong in (5, [5]):
         with pytest.raises(TypeError, match="queues must be the queues of a router, a storage, or storages, not 5"):
             make(Monitor(), wrong)

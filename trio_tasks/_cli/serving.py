@@ -107,7 +107,8 @@ class _Application:
         from ..observe import health
 
         backends = [getattr(each.recipe, "backend", None) for each in self._monitor.workers]
-        storages = [each for each in backends if isinstance(each, Metrics)]
+        by_queue = {str(getattr(each, "queue", "default")): each for each in backends if isinstance(each, Metrics)}
+        storages = [*by_queue.values()]  # two workers may have one, or each its own handle to a queue
         if storages != self._storages:
             self._storages, self._health = storages, health(self._monitor, storages)
         await self._health(*request)

@@ -245,6 +245,6 @@ def _listed(queues: Any) -> dict[str, Any]:
     if wrong := [each for each in storages if not isinstance(each, Metrics)]:
         raise TypeError(f"queues must be the queues of a router, a storage, or storages, not {quoted(wrong[0])}")
     listed = {str(getattr(each, "queue", "default")): each for each in storages}
-    if len(listed) < len(storages):
+    if any(listed[str(getattr(each, "queue", "default"))] is not each for each in storages):
         raise ValueError("queues must be storages of different queues; two of these have the same")
     return listed
