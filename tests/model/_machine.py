@@ -37,7 +37,8 @@ from trio_tasks import (
     UnknownTaskError,
 )
 from trio_tasks._tasks.extensions import Metadata
-from trio_tasks._tasks.task import Parts
+from trio_tasks._tasks.task import Parts, make_task
+from trio_tasks.abc import ScheduleChange, StoredSchedule
 
 from tests.storages._engine import FinalError
 
@@ -267,6 +268,66 @@ class Machine(RuleBasedStateMachine):
         for args, task_id in enumerate(ids):
             self.model.push(Row(task_id, args, priority, None, float("inf")), delay)
         return multiple(*ids)
+
+    # Scheduling
+
+    @step(
+        target=tasks,
+        worker=workers,
+        name=st.sampled_from(["s1", "s2"]),
+        revision=st.sampled_from(["known", "known", "stale", "none"]),
+        removes=st.sampled_from([False, False, True]),
+        pushed=st.lists(st.tuples(delays, st.sampled_from([None, "key"])), max_size=2),
+    )
+    def set_schedule(
+        self, worker: int, name: str, revision: str, removes: bool, pushed: list[tuple[float, str | None]]
+    ) -> Any:
+        """Change a schedule and push tasks in one step, if nobody else has changed it."""
+        self.numbers += 1
+        storage, model = self.store.handles[worker], self.model
+        known = model.revision(name)
+        was = {"known": known, "stale": known - 1, "none": 0}[revision]
+        templates: list[Any] = []
+        for delay, unique in pushed:
+            options: Any = {"delay": delay, "metadata": {"n": self.numbers}}
+            options |= {"unique": unique, "on_conflict": "skip"} if unique else {}
+            templates.append(storage.make_template(make_task(self.numbers, options)))
+        template = storage.make_template(Task(self.numbers))
+        schedule = None if removes else StoredSchedule("every(days=1)", "default", template, self.numbers)
+        changes = [ScheduleChange(name, was, schedule, templates)]
+        if storage in self.closed:
+            self._raises(trio.ClosedResourceError, storage.set_schedules, changes)
+            return multiple()
+        [result] = self._do(storage.set_schedules, changes)
+        if was != known:
+            assert not result.revision, f"{name} was changed as of {was}, and is {known}"
+            assert not result.ids
+            return multiple()
+        assert result.revision > max((each for each, _ in model.schedules.values()), default=0)
+        model.schedules[name] = result.revision, schedule
+        return multiple(*self._enter_pushed(pushed, result.ids))
+
+    def _enter_pushed(self, pushed: list[tuple[float, str | None]], ids: Any) -> list[str]:
+        """Enter tasks that were pushed with a schedule; return those that are new."""
+        assert len(ids) == len(pushed)
+        new: list[str] = []
+        for (delay, unique), task_id in zip(pushed, ids, strict=True):
+            row = Row(task_id, self.numbers, 0, unique, math.inf, metadata={"n": self.numbers})
+            owner = self.model.owner(unique)
+            assert owner is None or owner.id == task_id
+            if owner is None:
+                new.append(self.model.push(row, delay))
+        return new
+
+    def _agree_on_schedules(self, storage: Any) -> None:
+        """All schedules are listed by their changes, and those alone that were changed after one."""
+        expected = sorted((number, name, schedule) for name, (number, schedule) in self.model.schedules.items())
+        listed = self._do(storage.list_schedules)
+        assert [(each.revision, each.name, each.schedule) for each in listed] == expected
+        assert [each.is_removed for each in listed] == [schedule is None for *_, schedule in expected]
+        if expected:
+            assert self._do(storage.list_schedules, expected[0][0]) == listed[1:]
+            assert self._do(storage.list_schedules, {"name": listed[0].name}) == listed[:1]
 
     # Working
 
@@ -654,6 +715,7 @@ class Machine(RuleBasedStateMachine):
         balance = self._do(storage.audit)
         assert balance, balance
         self._agree_on_attempts()
+        self._agree_on_schedules(storage)
         for row in [*self.model.rows.values()][self.steps % 3 :: 3]:
             self._agree_on_explanation(storage, row)
         assert self._do(storage.fetch_by_id, UNKNOWN) is None

@@ -90,6 +90,8 @@ class Model:
         self.attempts = dict.fromkeys(TOTALS[2:], 0)
         """The attempts that were settled, by what the storage was told."""
         self.claims = 0
+        self.schedules: dict[str, tuple[int, Any]] = {}
+        """By name, the number of its last change, and the schedule; None if it was removed."""
         self.is_paused = False
         self.order = 0
         self.events: list[StorageEvent] = []  # of the latest step
@@ -326,6 +328,13 @@ class Model:
 
     def is_empty(self) -> bool:
         return not any(row.is_live for row in self.rows.values())
+
+    # Schedules
+
+    def revision(self, name: str) -> int:
+        """Return the number that a change of a schedule must name; 0 if there is none."""
+        revision, schedule = self.schedules.get(name, (0, None))
+        return revision if schedule is not None else 0
 
     # Interventions
 

@@ -535,6 +535,26 @@ MUTATIONS = [
         ("schedules",),
     ),
     Mutation(
+        "schedules-fire-for-everybody-in-memory",
+        7,
+        "a change of a schedule is made by each process that knows of one, in memory",
+        "_backends/memory_queue.py",
+        "        if (known.revision if known is not None and not known.is_removed else 0) != change.was:\n",
+        "        if known is not None and not known.is_removed and not change.was:\n",
+        ("model memory",),
+    ),
+    Mutation(
+        "what-could-not-be-fired-is-forgotten",
+        13,
+        "a schedule that was due while the store failed is not fired any more",
+        "_schedules/scheduler.py",
+        """                for live in waiting.values():
+                    self._push(live)
+""",
+        "                waiting.clear()\n",
+        ("schedules",),
+    ),
+    Mutation(
         "times-are-noted-before-they-are-fired",
         2,
         "a time of a schedule is noted as fired in a transaction before the one that pushes its task",
@@ -547,7 +567,7 @@ MUTATIONS = [
             ]
             results = await storage.set_schedules([change for _, change in several])
 """,
-        ("schedule cuts",),
+        ("schedule seeds",),
     ),
     Mutation(
         "each-process-has-its-own-jitter",

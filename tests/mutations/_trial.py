@@ -40,6 +40,7 @@ BY_TESTS = {
     "several ids": ["tests/storages/test_several_ids.py"],
     "schedules": ["tests/schedules/test_schedules.py", "tests/schedules/test_stories.py"],
     "schedule cuts": ["tests/schedules/test_cancellation.py"],
+    "schedule seeds": ["tests/schedules/test_seeds.py"],
     "slots": ["tests/test_set_concurrency.py"],
     "states": ["tests/test_states.py"],
     "transfer": ["tests/storages/test_transfer.py"],

@@ -20,6 +20,7 @@ from trio_tasks import (
     Firing,
     IntervalSpec,
     MemoryStorage,
+    Pushed,
     Schedules,
     SqliteStorage,
     Status,
@@ -208,6 +209,21 @@ async def test_run_now(opened: Opener, tmp_path: Path, clock: MockClock) -> None
         assert await times(storage) == minutes(1.5)
         assert await schedules.run_now("each") == task_id, "it may not overlap"
         assert await schedules.run_now("other") is None
+
+
+@everywhere
+async def test_a_task_that_several_times_share_is_told_of_once(
+    opened: Opener, tmp_path: Path, clock: MockClock
+) -> None:
+    async with opened(tmp_path / "tasks") as storage, storage.events() as events:
+        schedules = Schedules(storage)
+        await schedules.put("each", 1, every(minutes=1), missed="all", overlap="allow", unique="one")
+        await trio.sleep(5.5 * MINUTE)
+        await run_for(schedules, 1)
+        [task] = await storage.list_tasks()
+        assert await events.receive() == Pushed(task.parts.id, True)
+        with trio.move_on_after(1):
+            raise AssertionError(f"{await events.receive()} was told as well")
 
 
 @everywhere

@@ -305,9 +305,10 @@ class QueueOperations:
             self._loop.check_queues()
         results = [*map(result_of_update, outcomes)]
         if self._queue.events.open:
-            ids = {row.id for update in updates for row in update.rows}
-            for task_id in (each for result in results for each in result.ids if each in ids):
-                self._queue.events.tell(Pushed(task_id, True))
+            for update, result in zip(updates, results, strict=True):
+                for row, task_id in zip(update.rows, result.ids):  # noqa: B905  there is none if nothing was done
+                    if task_id == row.id:  # else it is another one, with the same unique key
+                        self._queue.events.tell(Pushed(task_id, True))
         return results
 
     def make_template(self, task: Task[Any]) -> TaskTemplate:
