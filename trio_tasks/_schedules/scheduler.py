@@ -47,7 +47,7 @@ _ERROR_PAUSE = 60 * 10**6
 """Microseconds after which times are computed again whose calendar has raised an error."""
 _CLAIMED_FOR = 600 * 10**6
 """Microseconds for which a scheduler keeps its schedules from being orphaned, where another one's code lacks them."""
-_MOST_COUNTED = 1000
+_MOST_COUNTED = 100
 """Missed times of a schedule that are counted at once."""
 _LONGEST_GAP = 1800.0
 """Seconds without a look at the store after which removed schedules may have been forgotten there."""

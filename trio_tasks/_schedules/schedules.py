@@ -350,7 +350,7 @@ class Schedules:
         """For each schedule, how many of its times :meth:`run` has passed over, in this process.
 
         Those are times that were found to have passed while no scheduler ran, and that ``missed``, ``within`` and
-        ``limit`` do not fire any more; of one schedule, at most 1000 at once are counted. The times of a pause are not
+        ``limit`` do not fire any more; of one schedule, at most 100 at once are counted. The times of a pause are not
         among them. A time is passed over by one process, so the sum over all processes counts each once.
         """
         return dict(self._missed)
