@@ -344,10 +344,10 @@ MUTATIONS = [
         2,
         "a delayed task that becomes ready is still counted as delayed, in SQLite",
         "_backends/sqlite/exchange.py",
-        """        self._change(sql, (row.seq,))
+        """        self.set_ready(row.seq)
         self._count_ready(queue, row.state, row.suspended)
 """,
-        """        self._change(sql, (row.seq,))
+        """        self.set_ready(row.seq)
 """,
         ("sqlite", "model sqlite"),
     ),
@@ -772,11 +772,13 @@ MUTATIONS = [
             tasks = [self._prepare(task) for task in tasks]
         for number, task in enumerate(tasks, start=1):
             try:
-                ids.append(self._push_prepared(task))
+                try:
+                    ids.append(self._push_prepared(task))
 """,
         """        for number, task in enumerate(tasks, start=1):
             try:
-                ids.append(self.push_task_nowait(task))
+                try:
+                    ids.append(self.push_task_nowait(task))
 """,
         ("promise 12",),
     ),
