@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -356,6 +356,36 @@ async def test_an_unknown_name_may_be_handled_by_anything() -> None:
     outcome = await run_once(Router(unknown=refuse), Call("x", {}), retry=RetryPolicy(attempts=1))
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, SystemExit)
+
+
+async def explode(call: Call[Any]) -> object:
+    await trio.lowlevel.checkpoint()
+    raise SystemExit(call.name)
+
+
+@pytest.mark.parametrize("storage", ["memory", "sqlite", "file"])
+@pytest.mark.parametrize(
+    ("unknown", "status"), [("suspend", Status.Pending), ("fail", Status.Killed), (explode, Status.Failed)]
+)
+async def test_a_function_that_is_not_there_harms_no_neighbour(
+    storage: str, unknown: Any, status: Status, tmp_path: Path
+) -> None:
+    def opened(router: Router) -> Any:
+        if storage == "memory":
+            return nullcontext(memory)
+        make = SqliteStorage if storage == "sqlite" else FileStorage
+        return make(tmp_path / "tasks", Call, codec=router)
+
+    memory, newer, older = MemoryStorage[Call[object]](), Router(), Router(unknown=unknown)
+    new, old = newer.task(name="new")(double.__wrapped__), newer.task(name="old")(double.__wrapped__)
+    older.task(name="old")(double.__wrapped__)
+    async with opened(newer) as there:
+        ids = await there.push_bulk([new.bind(1), old.bind(2), new.bind(3), old.bind(4)], attempts=1)
+    async with opened(older) as there:
+        report = await Worker("w", there, older, concurrency=2, log=None).run_until_idle()
+        assert (report.succeeded, report.suspended) == (2, 2 if unknown == "suspend" else 0)
+        found = await there.fetch_by_id(ids)
+        assert [task.parts.status for task in found] == [status, Status.Done, status, Status.Done]
 
 
 async def test_a_plain_handler_may_have_the_default_too() -> None:
