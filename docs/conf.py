@@ -38,7 +38,7 @@ myst_heading_anchors = 4  # named as a code host does it
 nitpick_ignore_regex = [
     ("py:.*", r"(trio|trio_util|collections|datetime|logging|signal|time|typing|outcome)\..*"),
     ("py:class", r"(trio_tasks\.([a-z_]+\.)+)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
-    ("py:class", r"MissedPolicy|OverlapPolicy|AbstractAsyncContextManager"),
+    ("py:class", r"MissedPolicy|OverlapPolicy|StoredState|UniqueUntil|AbstractAsyncContextManager"),
     (
         "py:class",
         r"AnyStorage|Conformance|Writer|ExplanationKind|datetime|date|ZoneInfo|TracerProvider|Metric|CollectorRegistry|Health",
