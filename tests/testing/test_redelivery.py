@@ -201,6 +201,23 @@ def later(task_clock):
 
 async def test_only_a_fixture_names_it(later): ...
 
+@pytest.fixture
+def month(autojump_clock):
+    return 30 * 86400
+
+async def test_a_fixture_names_the_clock_of_pytest_trio(month, tasks):
+    await trio.sleep(month)
+
+async def test_the_test_names_it_too(month, tasks, autojump_clock):
+    await trio.sleep(month)
+
+@pytest.fixture
+def clock(autojump_clock):
+    return autojump_clock
+
+async def test_the_test_is_given_it(clock, open_sqlite):
+    await trio.sleep(86400)
+
 async def test_no_marker(redelivery): ...
 
 async def test_virtual_time(tasks, open_sqlite, task_clock):
@@ -223,11 +240,12 @@ def run_pytest(directory: Path, program: str) -> subprocess.CompletedProcess[str
 
 def test_the_plugin_runs_and_refuses(tmp_path: Path) -> None:
     said = run_pytest(tmp_path, PROGRAM).stdout
-    assert "5 passed" in said, said
-    assert "1 failed" in said
+    assert "7 passed" in said, said
+    assert "2 failed" in said
     assert "made: [1] after one clean run, and then [1, 1]" in said
     assert "the test asks for autojump_clock and for task_clock: leave autojump_clock out" in said
     assert "add a parameter task_clock to the test, or it would wait in real time" in said
+    assert "add a parameter autojump_clock to the test, or it would wait in real time" in said
     assert "the fixture redelivery is for tests with @pytest.mark.redelivery" in said
 
 

@@ -10,6 +10,9 @@
   the handler at each moment and delivers its task again; files, databases and noted values are compared with those of
   one clean run. ``@pytest.mark.redelivery(seeds=5)`` does so under five schedules.
 
+A test of these fixtures fails at once if only another fixture of it asks for ``autojump_clock`` or ``mock_clock`` of
+pytest-trio: those install a clock only for a test that names them itself, and it would wait in real time.
+
 It is no entry point of pytest, so that it is loaded only where it is asked for. The tests themselves are run by
 pytest-trio.
 """
@@ -21,6 +24,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import pytest
+import trio
 
 from .. import MemoryStorage, SqliteStorage
 from ._exploration.redelivery import Redelivery, explore_redelivery
@@ -54,6 +58,27 @@ def pytest_configure(config: pytest.Config) -> None:
         "redelivery(seeds=1): cancel the handler at each moment, deliver its task again, and compare the traces with a "
         "clean run",
     )
+
+
+PARAMETERS = pytest.StashKey[tuple[str, ...]]()
+"""The names of the parameters of a test, before pytest-trio replaces its function."""
+OURS = ("tasks", "open_sqlite")
+"""The fixtures of tests whose clock is checked; ``task_clock`` has a check of its own."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a test of our fixtures for which a fixture has asked for a clock that pytest-trio does not install."""
+    if PARAMETERS not in item.stash or not isinstance(item, pytest.Function):
+        return
+    asked = [name for name in CLOCKS if name in item.fixturenames] if {*OURS} & {*item.fixturenames} else []
+    own = [item.funcargs.get(name) for name in item.stash[PARAMETERS]]
+    if asked and not any(isinstance(each, trio.abc.Clock) for each in own):
+        pytest.fail(
+            f"a fixture of the test asks for {asked[0]}, but the test itself does not: add a parameter {asked[0]} to "
+            "the test, or it would wait in real time",
+            pytrace=False,
+        )
 
 
 @pytest.fixture
@@ -107,8 +132,12 @@ def redelivery(request: pytest.FixtureRequest) -> Redelivery | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn each test with the marker into a sync one, which runs it many times; before pytest-trio looks at it."""
+    """Note the parameters of each test, and turn those with the marker into sync ones, which run it many times; before
+    pytest-trio looks at them.
+    """
     for item in items:
+        if isinstance(item, pytest.Function):
+            item.stash[PARAMETERS] = (*inspect.signature(item.obj).parameters,)
         marker = item.get_closest_marker("redelivery")
         if marker is not None and isinstance(item, pytest.Function):
             item.obj = explored_test(item.obj, item.fixturenames, **marker.kwargs)
