@@ -366,11 +366,11 @@ class Starting:
     def __init__(self, *exit_codes: int) -> None:
         self._exit_codes = [*exit_codes]
 
-    async def run_sync(self, *args: Any, **options: Any) -> child.Answer:
+    async def run_sync(self, *args: Any, **options: Any) -> child.CallEnd:
         await trio.lowlevel.checkpoint()
         if self._exit_codes:
             raise ChildProcessError(SimpleNamespace(exitcode=self._exit_codes.pop(0)))
-        return child.Answer(pickle.dumps(args[1].name))
+        return child.CallEnd(pickle.dumps(args[1].name))
 
 
 async def test_a_process_that_is_interrupted_while_it_starts_is_started_again() -> None:

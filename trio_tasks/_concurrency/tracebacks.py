@@ -36,7 +36,7 @@ _MACHINERY = tuple(
 )
 
 
-class Place(NamedTuple):
+class FramePlace(NamedTuple):
     """The place of one frame of a traceback."""
 
     file: str
@@ -128,19 +128,21 @@ def _bare(traceback: TracebackType | None) -> TracebackType | None:
     return traceback_of(places_of(traceback))
 
 
-def places_of(traceback: TracebackType | None) -> list[Place]:
+def places_of(traceback: TracebackType | None) -> list[FramePlace]:
     """Return the places of the frames of a traceback."""
-    places: list[Place] = []
+    places: list[FramePlace] = []
     while traceback is not None:
         frame, line = traceback.tb_frame, traceback.tb_lineno
         code, module = frame.f_code, frame.f_globals.get("__name__")
         known = module if type(module) is str else None
-        places.append(Place(code.co_filename, code.co_name, code.co_firstlineno, line or code.co_firstlineno, known))
+        places.append(
+            FramePlace(code.co_filename, code.co_name, code.co_firstlineno, line or code.co_firstlineno, known)
+        )
         traceback = traceback.tb_next
     return places
 
 
-def traceback_of(places: list[Place]) -> TracebackType | None:
+def traceback_of(places: list[FramePlace]) -> TracebackType | None:
     """Make a traceback of these places, whose frames never ran."""
     bare: TracebackType | None = None
     for place in reversed(places):

@@ -50,7 +50,7 @@ class FunctionPlace(NamedTuple):
         return self.name if self.module == "__main__" else f"{self.module}.{self.name}"
 
 
-class Answer(NamedTuple):
+class CallEnd(NamedTuple):
     """The end of a call.
 
     Attributes:
@@ -79,7 +79,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def call(place: FunctionPlace, arguments: bytes) -> Answer:
+def call(place: FunctionPlace, arguments: bytes) -> CallEnd:
     """Call a function with pickled arguments, by name."""
     with catch_errors() as caught:
         try:
@@ -90,8 +90,8 @@ def call(place: FunctionPlace, arguments: bytes) -> Answer:
     return _failed(caught.error)
 
 
-def _failed(error: BaseException) -> Answer:
-    return Answer(None, freeze(error.with_traceback(_without_ours(error.__traceback__))))
+def _failed(error: BaseException) -> CallEnd:
+    return CallEnd(None, freeze(error.with_traceback(_without_ours(error.__traceback__))))
 
 
 def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
@@ -102,7 +102,7 @@ def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
     return traceback if rest is None else rest
 
 
-def _call(place: FunctionPlace, arguments: bytes) -> Answer:
+def _call(place: FunctionPlace, arguments: bytes) -> CallEnd:
     function = _found(place)
     try:
         given = pickle.loads(arguments)
@@ -113,7 +113,7 @@ def _call(place: FunctionPlace, arguments: bytes) -> Answer:
         result.close()  # or Python would warn that it was never awaited
         raise AbortError(TypeError(f"{place} returned a coroutine, which nothing awaits in a process"))
     try:
-        return Answer(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
+        return CallEnd(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
     except Exception as error:  # pickling may raise anything
         why = f"the result of {place} cannot be sent from its process: {line_of(error)}"
         raise AbortError(TypeError(why)) from error

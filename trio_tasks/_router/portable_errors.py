@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 import trio
 
 from .._concurrency.exception_groups import attribute_of, is_a
-from .._concurrency.tracebacks import Place, places_of, traceback_of, traceback_text
+from .._concurrency.tracebacks import FramePlace, places_of, traceback_of, traceback_text
 from .._logging import catch_errors, text_of
 from .._tasks.errors import StoredError
 
@@ -37,7 +37,7 @@ class PortableError(NamedTuple):
 
     pickled: bytes | None
     stored: tuple[str, str, str]
-    places: list[Place]
+    places: list[FramePlace]
     cause: int | None
     context: int | None
     hides_context: bool
@@ -69,7 +69,7 @@ def thaw(frozen: list[PortableError]) -> BaseException:
     return errors[0]
 
 
-class _Parts(NamedTuple):
+class _ErrorParts(NamedTuple):
     """The parts of an error whose class takes other arguments than those that its base of Python's was given."""
 
     kind: type[BaseException]
@@ -77,7 +77,7 @@ class _Parts(NamedTuple):
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, error: BaseException) -> _Parts:
+    def of(cls, error: BaseException) -> _ErrorParts:
         """Take an error apart."""
         _, args, *more = _base_of(type(error)).__reduce__(error)
         return cls(type(error), args, dict(*more))
@@ -137,7 +137,7 @@ class _Freezer:
         with catch_errors():
             return self._tried(error, error)
         with catch_errors():
-            return self._tried(error, _Parts.of(error))
+            return self._tried(error, _ErrorParts.of(error))
         return None
 
     def _tried(self, error: BaseException, form: object) -> bytes:
@@ -182,7 +182,7 @@ class _Unpickler(pickle.Unpickler):
     def load(self) -> Any:
         """Make the error."""
         made = super().load()
-        return made.make() if type(made) is _Parts else made
+        return made.make() if type(made) is _ErrorParts else made
 
     def persistent_load(self, pid: Any) -> Any:
         """Return another error by its number."""

@@ -96,9 +96,9 @@ class ProcessPool:
             starts += 1
         return _result_of(place, answer)
 
-    async def _send(self, place: FunctionPlace, pickled: bytes) -> child.Answer | ProcessDiedError:
+    async def _send(self, place: FunctionPlace, pickled: bytes) -> child.CallEnd | ProcessDiedError:
         try:
-            answer: child.Answer = await self._context.run_sync(
+            answer: child.CallEnd = await self._context.run_sync(
                 child.call, place, pickled, kill_on_cancel=True, limiter=self._limiter
             )
             return answer
@@ -218,7 +218,7 @@ def _pickled(place: FunctionPlace, arguments: Mapping[str, Any]) -> bytes:
     raise AbortError(TypeError(f"the arguments of {place} cannot be sent to a process"))
 
 
-def _result_of(place: FunctionPlace, answer: child.Answer) -> Any:
+def _result_of(place: FunctionPlace, answer: child.CallEnd) -> Any:
     if answer.error is not None:
         raise thaw(answer.error)
     assert answer.result is not None
