@@ -156,3 +156,41 @@ async def test_an_audit_counts_what_is_due_by_now_as_the_metrics_do(
             balance, metrics = await storage.audit(), await storage.metrics()
             assert balance, str(balance)
             assert {**metrics, **balance.counters, **balance.tasks} == metrics
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_the_oldest_one_that_waits_is_found_however_it_became_ready(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await storage.push(1, id="early", delay=5.0)
+        await storage.push(2, id="expires", expires_in=8.0)
+        await trio.sleep(6.0)
+        await storage.push(3, id="late")
+        await storage.reschedule("late", 0)  # which enters what is due
+        await trio.sleep(10.0)
+        assert (await storage.metrics())["oldest_waiting"] == pytest.approx(11.0, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_a_task_that_is_updated_in_its_place_counts_once(kind: str, tmp_path: Path) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await storage.push(1, id="first", unique="key")
+        await storage.push(2, id="second")
+        for options in ({}, {"expires_in": 3600.0}, {}):
+            await storage.push(3, unique="key", on_conflict="update", **options)
+        assert (await storage.explain("second")).ahead == 1
+        assert [task.parts.id for task in await storage.list_tasks()] == ["first", "second"]
+        assert (await storage.receive()).args == 3
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_a_task_that_does_not_come_back_has_no_new_time(kind: str, tmp_path: Path) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        for outcome in (Retried(ValueError("again"), 60.0), Suspended(trio.current_time() + 60.0)):
+            task_id = await storage.push(1)
+            task = await storage.receive()
+            assert await storage.abort(task_id)
+            await storage.settle(task, outcome)
+            parts = (await storage.fetch_by_id(task_id)).parts
+            assert (parts.status, parts.run_at) == (Status.Killed, None)

@@ -85,7 +85,7 @@ class ExchangeSteps:
             row.worker = settlement.worker
         if settlement.history is not None:
             row.history = settlement.history
-        if settlement.run_at is not None:
+        if settlement.run_at is not None and not row.requested_end:  # else it does not come back
             row.run_at, row.by_wall = settlement.run_at, False
         end = _ENDS.get(settlement.kind)
         if end is not None:
@@ -161,10 +161,11 @@ class ExchangeSteps:
         state.free_key(row, KeyChange.HANDED_OVER)  # to itself
         row.unique_until = new.unique_until if new.unique_for is None else TIMED
         state.take_key(row, new.unique_for)
-        if keeps_place:
-            state.place(row)  # it may expire at another time
-        else:
+        if not keeps_place:
             state.make_wait(row, new.delay)
+        elif row.expires is not None:
+            row.queue.expiring.add(row.expires, row)
+            state.note_due(row.expires)
 
     def _claim(self, claim: ClaimRequest) -> list[ClaimedRow]:
         state = self._state

@@ -352,20 +352,20 @@ class QueueRows:
 
     def ready(self, now: float) -> Iterator[Row]:
         """Return the rows that are ready, in the order in which they go."""
+        last: Row | None = None
         for priority in reversed(self._priorities):
-            for moment, _, row in self._ready[priority].in_order():
-                if row.state == WAITING and row.since == moment and not row.has_expired(now):
+            for moment, _, row in self._ready[priority].in_order():  # one may have several entries after a rollback
+                if row is not last and row.state == WAITING and row.since == moment and not row.has_expired(now):
+                    last = row
                     yield row
 
     def oldest_waiting(self, now: float) -> float | None:
         """The moment since when the oldest of the ready rows waits; None if there is none."""
-        oldest: float | None = None
-        for level in self._ready.values():
-            for moment, _, row in level:
-                if row.state == WAITING and row.since == moment and not row.has_expired(now):
-                    oldest = moment if oldest is None else min(oldest, moment)
-                    break
-        return oldest
+        self.drop_stale()
+        firsts = [each.first for each in self._ready.values()]
+        if any(entry is not None and entry[2].has_expired(now) for entry in firsts):
+            return min((row.since for row in self.ready(now)), default=None)
+        return min((entry[0] for entry in firsts if entry is not None), default=None)
 
     def pop_ready(self) -> Row | None:
         """Remove and return the next waiting row; None if none waits."""
