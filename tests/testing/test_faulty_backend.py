@@ -157,7 +157,6 @@ async def test_without_faults_leases_are_as_sound_as_before(autojump_clock: Mock
     report = await check_backend(lambda: FaultyBackend[int](LeasedStorage(store), Faults.none()))
     assert set(report.skipped) == {
         "settling_without_waiting_is_settling",
-        "an_exported_task_can_be_imported",  # it has no payloads
         # It has no engine.
         "a_closing_that_raises_ends_all_the_same",
         "a_settlement_outlives_an_engine_that_raises",

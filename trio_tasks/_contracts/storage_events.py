@@ -26,7 +26,10 @@ class Pushed:
 @final
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The end of a task that was not started in time: ``expires_in`` of its push is over."""
+    """The end of a task that was not started in time: ``expires_in`` of its push is over.
+
+    It is told when that is entered, which may be later if no worker waits for a task: the next claim does it.
+    """
 
     id: TaskId
 
