@@ -194,7 +194,7 @@ class Runner:
         verbs: dict[str, Callable[..., Awaitable[Any]]] = {
             "push": self._push, "push_bulk": self._push_bulk, "receive": self._receive, "settle": self._settle,
             "sleep": trio.sleep, "cancel running": self._cancel_running, "vacuum older": self._vacuum_older,
-            "vacuum": lambda status: self._storage.vacuum(status=status), "list_tasks": self._list,
+            "vacuum": self._vacuum, "list_tasks": self._list,
             "retry_all": self._filtered("retry_all"), "cancel_all": self._filtered("cancel_all"),
             "discard_all": self._filtered("discard_all"), "explain": self._explain, "update": self._update,
             "set_metadata": self._set_metadata, "report_progress": self._report, "throughput": self._throughput,
@@ -232,6 +232,9 @@ class Runner:
 
     async def _cancel_running(self, ids: Any) -> Any:
         return await self._storage.cancel(ids, running=True)
+
+    async def _vacuum(self, status: Status | None) -> Any:
+        return await self._storage.vacuum(status=status)
 
     async def _vacuum_older(self, seconds: float) -> Any:
         return await self._storage.vacuum(older_than=seconds)

@@ -40,7 +40,8 @@ async def differing(path: Path) -> list[str]:
     for seed in PROGRAMS:
         program = Writer(seed).program(CALLS)
         expected = await seen_of(MemoryStorage(type=int), program)
-        for kind in (FileStorage, SqliteStorage):
+        kinds: list[Any] = [FileStorage, SqliteStorage]
+        for kind in kinds:
             options: Any = {"lease": 1e6, "synchronous": "NORMAL"}
             async with kind(path / f"{kind.__name__}-{seed}", int, **options) as storage:
                 found = await seen_of(storage, program)

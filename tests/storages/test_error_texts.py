@@ -21,7 +21,8 @@ def opened(kind: str, path: Path) -> Any:
 @pytest.mark.parametrize("kind", ANY)
 async def test_what_is_no_task_is_told_by_the_verb(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path) as storage:
-        for verb, more in (("update", ()), ("report_progress", (1,)), ("set_metadata", ({},)), ("push_task", ())):
+        more_args: dict[str, list[Any]] = {"update": [], "report_progress": [1], "set_metadata": [{}], "push_task": []}
+        for verb, more in more_args.items():
             with pytest.raises(TypeError, match=f"^{verb} takes a Task, not int"):
                 await getattr(storage, verb)(5, *more)
         with pytest.raises(TypeError, match=r"^push_task takes a Task, not int; push\(args\) makes one"):

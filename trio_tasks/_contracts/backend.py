@@ -279,9 +279,10 @@ class Watch(ABC):
 
         ``Pushed`` is a new task. ``Expired``, ``Cancelled`` and ``Replaced`` are the ends of tasks that are not
         attempted any more. An expiry counts from its moment on, and is told when it is entered: by a worker that waits
-        for a task here, at that moment; otherwise by the next call that enters what is due, such as the next claim. What handlers do is told by events of workers. A slow reader holds up nothing: beyond 10 000
-        events that wait for it, the oldest are dropped, and it gets ``Missed`` with their number in their place. The
-        channel ends when the storage is closed.
+        for a task here, at that moment; otherwise by the next call that enters what is due, such as the next claim.
+        What handlers do is told by events of workers. A slow reader holds up nothing: beyond 10 000 events that wait
+        for it, the oldest are dropped, and it gets ``Missed`` with their number in their place. The channel ends when
+        the storage is closed.
 
         Raises:
           trio.ClosedResourceError: the storage is closed.

@@ -229,16 +229,15 @@ class QueueOperations:
         check_task(task, "update")
         payload, task_id = self._queue.codec.encode(task.args), task.parts.id
         check_length(len(payload), self._loop.engine.longest, "the task")
-        is_changed = False
-        while not is_changed:  # another call may change the options in between: they are read again then
+        while True:  # another call may change the options in between: they are read again then
             stored: StoredRow | None = await self._do("find", task_id)
             if stored is None or stored.state > State.DELAYED:
                 return False
             run_at = moment_of(stored.run_at, stored.options)
             options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
             check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
-            is_changed = await self._do("update", task_id, payload, options, stored.options)
-        return True
+            if await self._do("update", task_id, payload, options, stored.options):
+                return True
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Make a waiting task ready in ``delay`` seconds."""
