@@ -147,7 +147,11 @@ if _TYPE_CHECKING:
     from ._router.router import Router as Router
     from ._schedules.cron import Cron as Cron, CronSpec as CronSpec, cron as cron
     from ._schedules.schedule import Firing as Firing, IntervalSpec as IntervalSpec, every as every
-    from ._schedules.schedules import ScheduleInfo as ScheduleInfo, Schedules as Schedules
+    from ._schedules.schedules import (
+        ScheduleInfo as ScheduleInfo,
+        ScheduleOptions as ScheduleOptions,
+        Schedules as Schedules,
+    )
     from ._tasks.call import Call as Call
     from ._worker.builder import WorkerBuilder as WorkerBuilder
     from ._worker.worker import Worker as Worker
@@ -197,6 +201,7 @@ _WHEN_ASKED_FOR = {
     "Router": "._router.router",
     "RunningTask": "._contracts.worker_info",
     "ScheduleInfo": "._schedules.schedules",
+    "ScheduleOptions": "._schedules.schedules",
     "Schedules": "._schedules.schedules",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",

@@ -515,6 +515,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"queue": []}, ValueError, "queue must be one of 'default'"),
     ({"metadata": {"firing": 1}}, ValueError, "the metadata 'firing' of a schedule's task is its Firing"),
     ({"delay": 5}, TypeError, "has no delay"),
+    ({"jiter": 5}, TypeError, "a schedule has no option 'jiter'; it takes .* jitter, "),
     ({"id": "x"}, TypeError, "has no id"),
     ({"unique": "x"}, ValueError, "needs overlap='allow'"),
     ({"attempts": 0}, ValueError, "attempts must be 1 or more"),

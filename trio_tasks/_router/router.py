@@ -21,10 +21,9 @@ from .table import FunctionTable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._contracts.schedules import MissedPolicy, OverlapPolicy
     from .._schedules.cron import CronSpec
     from .._schedules.schedule import IntervalSpec
-    from .._tasks.task import TaskOptions
+    from .._schedules.schedules import ScheduleOptions
     from .queues import Queues
 
 P = ParamSpec("P")
@@ -158,13 +157,7 @@ class Router:
         name: str,
         call: Call[Any],
         times: CronSpec | IntervalSpec,
-        *,
-        missed: MissedPolicy = "latest",
-        within: float | None = None,
-        limit: int = 100,
-        overlap: OverlapPolicy = "skip",
-        jitter: float = 0.0,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[ScheduleOptions],
     ) -> None:
         """Add a schedule: a call that is pushed at each of some times.
 
@@ -179,16 +172,16 @@ class Router:
           name: its name.
           call: what ``bind`` of a function of this router returns.
           times: what :func:`cron` or :func:`every` returns.
-          missed: see :meth:`Schedules.put`, as for ``within``, ``limit``, ``overlap``, ``jitter`` and the options.
+          options: ``missed``, ``within``, ``limit``, ``overlap``, ``jitter`` and those of the tasks; see
+            :meth:`Schedules.put`.
 
         Raises:
           TypeError, ValueError: an argument is wrong, or the name is taken.
         """
         from .._schedules.schedules import define  # most routers have no schedule
 
-        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
         function = self._table.function_of(call)
-        self._table.add_schedule(name, define(name, call, times, function.queue, options, settings))
+        self._table.add_schedule(name, define(name, call, times, function.queue, options))
 
     def include(self, router: Router) -> None:
         """Add all functions, resources and schedules of another router, under their names there, and those that it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final, get_args
+from typing import TYPE_CHECKING, Any, cast, final, get_args
 from unicodedata import category
 
 import trio
@@ -17,7 +17,7 @@ from .._contracts.schedules import MissedPolicy, OverlapPolicy, ScheduleChange, 
 from .._logging import log
 from .._printing import escaped, quoted
 from .._tasks.errors import BackendError
-from .._tasks.task import make_task
+from .._tasks.task import TaskOptions, make_task
 from .cron import CronSpec, spec_of
 from .schedule import LONGEST, METADATA, IntervalSpec, in_zone, zone_of
 from .scheduler import Scheduler, firing_task, pause_after
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .._clock import EpochClock
     from .._contracts.schedules import ScheduleEntry
-    from .._tasks.task import Task, TaskOptions
+    from .._tasks.task import Task
     from .._tasks.task_id import TaskId
 
 _CHANGED_AT_ONCE = 500
@@ -64,6 +64,23 @@ class ScheduleInfo:
     is_paused: bool
     is_orphaned: bool
     is_dynamic: bool
+
+
+class ScheduleOptions(TaskOptions, total=False):
+    """The keyword options of a schedule: its own, and those of the tasks that it pushes.
+
+    The docstring of :meth:`Schedules.put` describes its own, that of ``push`` those of the tasks.
+    """
+
+    missed: MissedPolicy
+    within: float | None
+    limit: int
+    overlap: OverlapPolicy
+    jitter: float
+
+
+_NOT_TAKEN = frozenset({"id", "delay", "run_at", "data"})
+_SETTINGS = ScheduleOptions.__optional_keys__ - TaskOptions.__optional_keys__
 
 
 @final
@@ -134,12 +151,7 @@ class Schedules:
         times: CronSpec | IntervalSpec,
         *,
         queue: str | None = None,
-        missed: MissedPolicy = "latest",
-        within: float | None = None,
-        limit: int = 100,
-        overlap: OverlapPolicy = "skip",
-        jitter: float = 0.0,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[ScheduleOptions],
     ) -> None:
         """Declare a schedule of the code, which :meth:`run` stores. The arguments are those of :meth:`put`.
 
@@ -147,8 +159,7 @@ class Schedules:
         its queue has started whose code lacks it, until :meth:`prune`. If two versions of a program declare it
         differently, the one that was started last wins. The times may have a calendar.
         """
-        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
-        self.declare_all({name: self._definition(name, args, times, queue, options, settings)})
+        self.declare_all({name: self._definition(name, args, times, queue, options)})
 
     def declare_all(self, definitions: Mapping[str, Definition]) -> None:
         """Declare schedules of a router."""
@@ -164,12 +175,7 @@ class Schedules:
         times: CronSpec | IntervalSpec,
         *,
         queue: str | None = None,
-        missed: MissedPolicy = "latest",
-        within: float | None = None,
-        limit: int = 100,
-        overlap: OverlapPolicy = "skip",
-        jitter: float = 0.0,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[ScheduleOptions],
     ) -> None:
         """Store a schedule, or change the one of this name. Schedulers in all processes notice within a second.
 
@@ -195,8 +201,7 @@ class Schedules:
         Raises:
           TypeError, ValueError: an argument is wrong.
         """
-        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
-        definition = self._definition(name, args, times, queue, options, settings)
+        definition = self._definition(name, args, times, queue, options)
         if spec_of(str(times)) is None:
             raise ValueError(f"{times} cannot be stored: a calendar is a function. Declare the schedule in the code")
         template = self._storages[definition.queue].make_template(definition.task)
@@ -207,14 +212,12 @@ class Schedules:
 
         await self._change(name, put, replaces=True)
 
-    def _definition(
-        self, name: str, args: Any, times: Any, queue: Any, options: TaskOptions, settings: Mapping[str, Any]
-    ) -> Definition:
+    def _definition(self, name: str, args: Any, times: Any, queue: Any, options: ScheduleOptions) -> Definition:
         if queue is None:
             queue = next(iter(self._storages)) if self._queue_of is None else self._queue_of(args)
         if not isinstance(queue, str) or queue not in self._storages:
             raise ValueError(f"queue must be one of {', '.join(map(repr, self._storages))}, not {quoted(queue)}")
-        return define(name, args, times, queue, options, settings)
+        return define(name, args, times, queue, options)
 
     def _now(self) -> int:
         """Return the present time by the wall clock, in microseconds since the epoch."""
@@ -417,24 +420,26 @@ class Schedules:
         return f"<Schedules of {', '.join(map(repr, self._storages.values()))}>"
 
 
-def define(
-    name: str, args: Any, times: Any, queue: str, options: TaskOptions, settings: Mapping[str, Any]
-) -> Definition:
+def define(name: str, args: Any, times: Any, queue: str, options: ScheduleOptions) -> Definition:
     """Check all of a schedule, and return its definition.
 
     Raises:
       TypeError, ValueError: something is wrong.
     """
     _check_schedule_name(name)
-    checked = _settings(**settings)
+    given: dict[str, Any] = {**options}
+    checked = _settings(**{each: given.pop(each) for each in _SETTINGS if each in given})
     if not isinstance(times, (CronSpec, IntervalSpec)):
         raise TypeError(f"times must be what cron() or every() returns, not {quoted(times)}")
-    for option in ("id", "delay", "run_at", "data"):
-        if option in options:
+    taken = ScheduleOptions.__optional_keys__ - _NOT_TAKEN
+    for option in options.keys() - ScheduleOptions.__optional_keys__:
+        raise TypeError(f"a schedule has no option {quoted(option)}; it takes {', '.join(sorted(taken))}")
+    for option in _NOT_TAKEN:
+        if option in given:
             raise TypeError(f"a schedule has no {option}: it pushes many tasks, each at a time of its own")
-    if checked["overlap"] == "skip" and "unique" in options:
+    if checked["overlap"] == "skip" and "unique" in given:
         raise ValueError("a schedule with a unique key of its own needs overlap='allow'")
-    task = make_task(args, options)
+    task = make_task(args, cast("TaskOptions", given))
     if METADATA in task.parts.metadata:
         raise ValueError(f"the metadata {METADATA!r} of a schedule's task is its Firing")
     return Definition(times, queue, task, **checked)
@@ -446,7 +451,13 @@ def _check_schedule_name(name: object) -> None:
         raise ValueError(f"the name of a schedule must have no control characters, as {quoted(checked)} has")
 
 
-def _settings(missed: object, within: object, limit: object, overlap: object, jitter: object) -> dict[str, Any]:
+def _settings(
+    missed: object = "latest",
+    within: object = None,
+    limit: object = 100,
+    overlap: object = "skip",
+    jitter: object = 0.0,
+) -> dict[str, Any]:
     """Check the settings of a schedule."""
     if missed not in get_args(MissedPolicy):
         raise ValueError(f"missed must be one of {', '.join(map(repr, get_args(MissedPolicy)))}, not {quoted(missed)}")
