@@ -81,7 +81,7 @@ class HealthServer:
         self.address = address._replace(port=self._socket.getsockname()[1])
 
     async def serve(
-        self, monitor: Monitor, queues: Queues | None, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+        self, monitor: Monitor, queues: Queues | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Answer requests about a monitor until it is cancelled."""
         from ..observe import health
@@ -90,7 +90,9 @@ class HealthServer:
         self._config.errorlog = None
         self._config.graceful_timeout = _PATIENCE
         application = health(monitor, queues) if queues is not None else _Application(monitor)
-        await partial(self._serve, application, self._config)(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(self._serve, application, self._config))
+            task_status.started()
 
 
 @final
