@@ -227,7 +227,7 @@ IN_LINE_3: dict[str, tuple[object, str]] = {
     "no queue": ({**TASK, "queue": ""}, "queue must be a text that is not empty"),
     "no id": ({"kind": "task", "queue": "q", "state": "waiting", "payload": {"cbor": 1}}, "it has no id"),
     "wrong id": ({**TASK, "id": 7}, "id must be a string, not 7"),
-    "half an id": ({**TASK, "id": "\ud800"}, "id that is stored must be encodable as UTF-8"),
+    "half an id": ({**TASK, "id": "\ud800"}, "id must be encodable as UTF-8"),
     "unknown field": ({**TASK, "prio": 7}, 'it has a field "prio", which this version does not know'),
     "state": ({**TASK, "state": "dead"}, "state must be one of waiting, delayed, running, done, failed, killed"),
     "since": ({**TASK, "since": "never"}, "since must be a time in seconds"),
