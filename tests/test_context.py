@@ -105,6 +105,9 @@ async def test_statistics_are_frozen_and_whole(autojump_clock: MockClock, nurser
         killed=0,
         released=0,
         suspended=0,
+        leases_lost=0,
+        settle_seconds=0.0,
+        settle_times={},
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.succeeded = 3  # type: ignore[misc]  # which is what must not work

@@ -57,9 +57,9 @@ class WorkerStatistics:
     killed: int
     released: int
     suspended: int
-    leases_lost: int = 0
-    settle_seconds: float = 0.0
-    settle_times: Mapping[float, int] = field(default_factory=dict[float, int], hash=False)
+    leases_lost: int
+    settle_seconds: float
+    settle_times: Mapping[float, int] = field(hash=False)
 
 
 @final
