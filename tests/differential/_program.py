@@ -239,13 +239,15 @@ class Runner:
     async def _vacuum_older(self, seconds: float) -> Any:
         return await self._storage.vacuum(older_than=seconds)
 
+    # A delayed task that is due may be listed with those that are ready, or after them, until that was entered; and one
+    # that has expired in its order, or after all others.
     async def _list(self, status: Status | None, newest_first: bool, filters: dict[str, Any]) -> Any:
         ids, cursor, more = list[str](), None, True
         while more:
             page = await self._storage.list_tasks(status, newest_first=newest_first, after=cursor, limit=2, **filters)
             ids += [task.parts.id for task in page]
             cursor, more = page.next, page.next is not None
-        return ids
+        return ids if status in (Status.Done, Status.Failed) else sorted(map(self._named, ids))
 
     async def _explain(self, task_id: str) -> Any:
         found = await self._storage.explain(task_id)
