@@ -39,6 +39,8 @@ LATE = 60.0
 """Seconds after which a time has been missed, for ``missed="skip"``."""
 _AT_ONCE = 100
 """Schedules that are changed in one transaction."""
+_COMPUTED_AT_ONCE = 10
+"""Schedules whose times are computed without a checkpoint; after a long downtime, each takes milliseconds."""
 _LOOKS_APART = 0.05
 """Seconds between two looks at the store, however often it tells of changes."""
 _PAUSE = 1.0
@@ -336,12 +338,14 @@ class Scheduler:
         while due := self._pop_due(self.now):
             now = self.now
             changes: defaultdict[str, list[tuple[_Live, ScheduleChange]]] = defaultdict(list)
-            for live in due:
-                change = live.change(now)
-                if change is not None:
-                    changes[live.schedule.queue].append((live, change))
             waiting = {live.name: live for live in due}
             try:
+                for number, live in enumerate(due, start=1):
+                    change = live.change(now)
+                    if change is not None:
+                        changes[live.schedule.queue].append((live, change))
+                    if not number % _COMPUTED_AT_ONCE:
+                        await trio.lowlevel.checkpoint()
                 for queue, several in changes.items():
                     await self._make(queue, several)
                     for live, _ in several:
