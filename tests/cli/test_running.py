@@ -462,3 +462,29 @@ def test_systemd_is_told_of_several_processes(folder: Path) -> None:
             until(lambda: notify.recv(1000) == b"STOPPING=1")
             status, _, err = ended(process)
     assert status == 6, err
+
+
+async def test_systemd_is_told_that_all_processes_are_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trio_tasks._cli.systemd import Service
+
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        await notify.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000")
+        with Service().of_processes(2) as service:
+            monkeypatch.setenv("NOTIFY_SOCKET", service.environment["NOTIFY_SOCKET"])
+            first, second = Service(1), Service(2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service.tell)
+                for text in ("READY=1", "WATCHDOG=1\nSTATUS=3/8 slots", "READY=1", "STOPPING=1"):
+                    first.send(text)
+                while (told := await notify.recv(1000)) != b"WATCHDOG=1\nSTATUS=3/8 slots":
+                    assert told == b"WATCHDOG=1\nSTATUS=0/0 slots"
+                second.send("WATCHDOG=1\nSTATUS=1/8 slots")
+                second.send("READY=1")
+                while (told := await notify.recv(1000)) != b"READY=1":
+                    assert told.startswith(b"WATCHDOG=1\nSTATUS=")
+                while await notify.recv(1000) != b"WATCHDOG=1\nSTATUS=4/16 slots":
+                    pass
+                nursery.cancel_scope.cancel()
+        assert not os.path.exists(service.environment["NOTIFY_SOCKET"])  # noqa: ASYNC240, PTH110  it takes no time
