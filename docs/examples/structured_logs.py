@@ -10,7 +10,7 @@ from trio_tasks.observe import LogFields
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
-        structlog.processors.KeyValueRenderer(key_order=["event", "queue", "task_id", "attempt"]),
+        structlog.processors.KeyValueRenderer(sort_keys=True, key_order=["event", "queue", "task_id", "attempt"]),
     ]
 )
 log = structlog.get_logger()
