@@ -74,7 +74,7 @@ async def fill(storage: Storage) -> None:
     await storage.push(1.5, id="timed", unique="timed", unique_for=1e6)
     terms = Terms(name="mail", key="acme", expires_in=50.0, priority=-3)
     await storage.push_task(Task("", Parts(TaskId("named"), terms=terms)))
-    await storage.push(None, id="expires first", delay=100, expires_in=20.5)
+    await storage.reschedule(await storage.push(None, id="expires first", expires_in=20.5), 100)
     await storage.push("x" * 3000, id="plain")
     await storage.cancel("plain")
     await storage.push(2**40, id="\u202eevil\n")
