@@ -374,11 +374,11 @@ class Starting:
 
 
 async def test_a_process_that_is_interrupted_while_it_starts_is_started_again() -> None:
-    """Ctrl-C reaches it before it can ignore that; nothing has been called yet."""
+    """Ctrl-C or a service manager's SIGTERM reaches it before it can ignore that; nothing has been called yet."""
     place = child.FunctionPlace("shop", "resize")
-    for codes in ([], [-2], [-2, -2]):
+    for codes in ([], [-2], [-2, -2], [-15], [-2, -15]):
         assert await ProcessPool(Starting(*codes), ChildProcessError).call(place, {}) == "resize"
-    for codes in ([-2, -2, -2], [1], [-2, -15]):
+    for codes in ([-2, -2, -2], [-15, -15, -15], [1], [-2, -9]):
         with pytest.raises(ProcessDiedError) as caught:
             await ProcessPool(Starting(*codes), ChildProcessError).call(place, {})
         assert caught.value.exit_code == codes[-1]
@@ -399,32 +399,36 @@ tasks = Router()
 
 
 @tasks.task(process=True, attempts=1)
-def square(n: int) -> int:
+def square(n: int, padding: str) -> int:
     return n * n
 
 
 async def main() -> None:
     async with tasks.open("memory:") as queues:
         async with queues.monitor({"default": 1}) as monitor:
-            result = await queues.wait_for(await queues.push(square.bind(12)))
+            result = await queues.wait_for(await queues.push(square.bind(12, "x" * int(sys.argv[1]))))
             print(result.result, result.error)
             monitor.shutdown()
 """
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("is_guarded", [True, False])
-def test_a_program_is_imported_by_its_processes(is_guarded: bool, tmp_path: Path) -> None:
-    """One that is not guarded does not run its workers a second time, and says what is wrong."""
+@pytest.mark.parametrize(
+    ("is_guarded", "size", "end"),
+    [(True, 0, ""), (False, 0, "has ended with exit code 1"), (False, 1_000_000, "has ended while it started")],
+)
+def test_a_program_is_imported_by_its_processes(is_guarded: bool, size: int, end: str, tmp_path: Path) -> None:
+    """One that is not guarded does not run its workers a second time, and says what is wrong; also where the arguments
+    do not fit into a pipe, and so have not been sent when the process ends.
+    """
     guard = 'if __name__ == "__main__":\n    ' if is_guarded else ""
     (tmp_path / "program.py").write_text(f"{PROGRAM}\n\n{guard}trio.run(main)\n")
-    ended = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
-    )
+    line = [sys.executable, "program.py", str(size)]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     if is_guarded:
         assert (ended.stdout, ended.stderr) == ("144 None\n", "")
         return
-    assert "the process of square has ended with exit code 1" in ended.stdout
+    assert f"the process of square {end}" in ended.stdout
     assert "put that under `if __name__ == '__main__':`" in ended.stderr
 
 

@@ -41,7 +41,9 @@ _IDLE = 60.0
 _GRACE = 5.0
 """Seconds that idle processes have at the end of a run to end by themselves."""
 _STARTS = 3
-"""Times that a call is begun: Ctrl-C ends a process that is just starting, since it does not ignore that yet."""
+"""Processes that may end, one after the other, while they start for a call."""
+_ENDED_AT_START = (-signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a process that was just starting: it does not ignore these signals yet, and has called nothing."""
 
 _CROSSING: tuple[type, ...] = (Attempt, TaskId, Metadata, Status)
 """The classes of values that can be filled in and are sent to a process; and ``Firing``."""
@@ -90,16 +92,17 @@ class ProcessPool:
         answer = await self._send(place, pickled)
         starts = 1
         while isinstance(answer, ProcessDiedError):
-            if answer.exit_code != -signal.SIGINT or starts == _STARTS:
+            if answer.exit_code not in _ENDED_AT_START or starts == _STARTS:
                 raise answer
             answer = await self._send(place, pickled)
             starts += 1
         return _result_of(place, answer)
 
     async def _send(self, place: FunctionPlace, pickled: bytes) -> child.CallEnd | ProcessDiedError:
+        sent = _Sent(place, pickled, self._context)
         try:
             answer: child.CallEnd = await self._context.run_sync(
-                child.call, place, pickled, kill_on_cancel=True, limiter=self._limiter
+                child.call, place, sent, kill_on_cancel=True, limiter=self._limiter
             )
             return answer
         except self._died as error:
@@ -107,6 +110,29 @@ class ProcessPool:
 
     def __repr__(self) -> str:
         return f"<ProcessPool for {self._limiter.total_tokens} processes>"
+
+
+@final
+class _Sent:
+    """Pickled arguments on their way to a process, in which they are bytes.
+
+    They are pickled once more for each process that they are sent to. If one ends before it has taken all of them,
+    trio-parallel tries another one, without an end: an idle process may end so, since its time is over, but one that
+    was started for this call cannot start.
+    """
+
+    def __init__(self, place: FunctionPlace, pickled: bytes, context: Any) -> None:
+        self._place = place
+        self._pickled = pickled
+        self._context = context
+        self._starts = 0
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        if not self._context.statistics().idle_workers:
+            self._starts += 1
+        if self._starts > _STARTS:
+            raise ProcessDiedError(str(self._place), None)
+        return bytes, (self._pickled,)
 
 
 @asynccontextmanager

@@ -234,6 +234,7 @@ class ProcessDiedError(Exception):
     Attributes:
       function: the name of the function, with that of its module.
       exit_code: the exit code of the process; the number of a signal that has ended it is negative: -11 for SIGSEGV.
+        None if several processes, one after the other, have ended before they had taken the arguments.
     """
 
     def __init__(self, function: str, exit_code: int | None) -> None:
@@ -247,7 +248,9 @@ class ProcessDiedError(Exception):
 
 def _end_of(exit_code: int | None) -> str:
     """Tell how a process has ended."""
-    if exit_code is None or exit_code >= 0:
+    if exit_code is None:
+        return "has ended while it started"
+    if exit_code >= 0:
         return f"has ended with exit code {exit_code}"
     with suppress(ValueError):
         return f"was ended by {Signals(-exit_code).name}"
