@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import trio
 from trio_tasks import (
     Attempt,
     Event,
+    FileStorage,
     MemoryStorage,
     Outcome,
     RetryAfterError,
+    SqliteStorage,
     Status,
     Stop,
     Task,
@@ -45,6 +48,17 @@ async def test_it_does_all_that_is_ready_and_leaves_the_storage_open(slots: int)
         assert (report.worker, report.succeeded) == ("test", count)
     assert storage.statistics().waiting == 0
     await storage.push(1)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+@pytest.mark.parametrize("kind", [SqliteStorage, FileStorage])
+async def test_on_a_storage_in_a_file_it_does_all_that_is_ready(kind: Any, delayed: bool, tmp_path: Path) -> None:
+    async with kind(tmp_path / "tasks", int) as storage:
+        for count in (3, 50):
+            await storage.push_bulk(range(count))
+            await storage.push(1, delay=0.1 if delayed else 3600)
+            report = await run_until_idle(Worker("test", storage, double, concurrency=2), delayed=delayed)
+            assert report.succeeded == count + delayed
 
 
 async def test_with_nothing_to_do_it_returns_at_once() -> None:
