@@ -161,6 +161,7 @@ async def test_without_faults_leases_are_as_sound_as_before(autojump_clock: Mock
         "a_closing_that_raises_ends_all_the_same",
         "a_settlement_outlives_an_engine_that_raises",
         "an_engine_error_reaches_only_its_caller",
+        "an_exported_task_can_be_imported",
     }
 
 
