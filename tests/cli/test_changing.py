@@ -63,7 +63,6 @@ def test_cancel_discard_and_abort(kind: str, tmp_path: Path) -> None:
     assert statuses(url) == {WILD: "Killed", "email-0": "Done", "email-1": "Failed", "email-2": "Killed"}
 
 
-@pytest.mark.real
 async def test_a_running_task_is_aborted_from_another_process(tmp_path: Path) -> None:
     async def wait(task: Task[str]) -> None:
         begin.send_nowait(None)

@@ -74,7 +74,6 @@ def test_health_of_a_journal_is_about_the_time_that_tasks_wait(tmp_path: Path) -
     assert [each["level"] for each in ended.records] == ["failure", "failure"]
 
 
-@pytest.mark.real
 async def test_health_while_a_worker_runs(tmp_path: Path) -> None:
     url = url_of("sqlite", tmp_path)
     async with open_url(url, queue="emails") as storage, trio.open_nursery() as nursery:

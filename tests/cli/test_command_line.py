@@ -245,7 +245,6 @@ def test_a_store_that_may_not_be_read(kind: str, open_folder: Path) -> None:
             assert ended.err.count("\n") == 1 and "Traceback" not in ended.err
 
 
-@pytest.mark.real
 async def test_a_journal_that_is_open_elsewhere_is_looked_at_and_not_changed(tmp_path: Path) -> None:
     url = url_of("file", tmp_path)
     async with open_url(url, queue="emails") as storage:
@@ -273,7 +272,6 @@ def test_without_the_extra_it_tells_what_to_install(name: str, tmp_path: Path) -
     assert ended.stderr == "trio-tasks needs click and rich: pip install 'trio_tasks[cli]'\n"
 
 
-@pytest.mark.real
 def test_a_pipe_that_is_closed_ends_a_list_and_does_not_stop_a_change(tmp_path: Path) -> None:
     async def push() -> None:
         async with open_url(url, queue="many") as storage:
@@ -292,7 +290,6 @@ def test_a_pipe_that_is_closed_ends_a_list_and_does_not_stop_a_change(tmp_path: 
     assert {each["status"] for each in call("ls", "--url", url).records} == {"Killed"}
 
 
-@pytest.mark.real
 def test_yes_answers_a_purge(tmp_path: Path) -> None:
     url = filled("sqlite", tmp_path)
     script = 'yes | "$0" -m trio_tasks purge --url "$1"'
@@ -302,7 +299,6 @@ def test_yes_answers_a_purge(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == b'{"queue": "emails", "purged": 3}'
 
 
-@pytest.mark.real
 def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
     url = filled("sqlite", tmp_path)
     with subprocess.Popen(command("watch", "--url", url, "sms-1"), stdout=-1, stderr=-1, env=environment()) as process:
@@ -312,7 +308,6 @@ def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
         assert (process.wait(60), process.stderr.read().strip()) == (130, b"")
 
 
-@pytest.mark.real
 def test_a_command_costs_a_few_times_what_its_libraries_cost(tmp_path: Path) -> None:
     """A third of a second for trio, click and rich here, so about 0.9 s; it must stay below 1.2 s."""
 

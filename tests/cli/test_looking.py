@@ -192,7 +192,6 @@ def test_what_is_not_known_is_told(kind: str, verb: str, tmp_path: Path) -> None
     assert ended.err == "trio-tasks: the storage has no queue 'none': the queues are emails, sms\n"
 
 
-@pytest.mark.real
 async def test_workers_are_told_of_while_they_run(tmp_path: Path) -> None:
     async def wait(task: Task[str]) -> None:
         began.set()

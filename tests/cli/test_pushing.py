@@ -152,7 +152,6 @@ def test_replay_with_a_handler(url: str) -> None:
     assert "the task cannot be read" in ended.err
 
 
-@pytest.mark.real
 def test_the_debugger_opens_where_an_attempt_has_failed(url: str) -> None:
     call("push", TASKS, "double", "n=13", "--attempts", "1", "--id", "a", "--url", url)
     line = command("replay", "a", TASKS, "--pdb", "--url", url)

@@ -192,7 +192,6 @@ def is_running(folder: Path, *ids: str) -> bool:
     return all(found[each]["status"] == "Running" for each in ids)
 
 
-@pytest.mark.real
 def test_the_first_signal_shuts_down_and_the_second_one_cancels(folder: Path) -> None:
     [task_id] = push(folder, "sleep")
     with running("app:app") as process:
@@ -211,7 +210,6 @@ def test_the_first_signal_shuts_down_and_the_second_one_cancels(folder: Path) ->
     assert tasks(folder)[task_id]["status"] == "Pending"
 
 
-@pytest.mark.real
 def test_a_shutdown_that_takes_too_long_is_cut_short(folder: Path) -> None:
     [task_id] = push(folder, "sleep")
     with running("app:app", "--shutdown-timeout", "0.1") as process:
@@ -221,7 +219,6 @@ def test_a_shutdown_that_takes_too_long_is_cut_short(folder: Path) -> None:
     assert status == 6, err
 
 
-@pytest.mark.real
 def test_processes_are_started_again_and_ended_together(folder: Path) -> None:
     ids = push(folder, *["sleep"] * 16)
     first = free_ports(2)
@@ -245,7 +242,6 @@ def test_processes_are_started_again_and_ended_together(folder: Path) -> None:
     assert [each["errors"] for each in reports] == [[], []]
 
 
-@pytest.mark.real
 def test_ctrl_c_at_a_terminal_reaches_each_process_once(folder: Path) -> None:
     ids = push(folder, *["sleep"] * 16)
     with running("app:app", "--processes", "2") as process:
@@ -263,7 +259,6 @@ def test_ctrl_c_at_a_terminal_reaches_each_process_once(folder: Path) -> None:
     assert status == 6, err
 
 
-@pytest.mark.real
 def test_processes_shut_down_when_the_one_that_started_them_is_killed(folder: Path) -> None:
     ids = push(folder, *["sleep"] * 16)
     with running("app:app", "--processes", "2", "--shutdown-timeout", "0.1") as process:
@@ -282,7 +277,6 @@ def test_processes_shut_down_when_the_one_that_started_them_is_killed(folder: Pa
 # Health
 
 
-@pytest.mark.real
 def test_health_is_served_as_long_as_the_program_runs(folder: Path) -> None:
     url = f"sqlite:///{folder}/tasks.db"
     assert call("push", "app:tasks", "nap", "--url", url, "--id", "a").status == 0
@@ -404,7 +398,6 @@ def is_there(pid: int) -> bool:
         return False
 
 
-@pytest.mark.real
 def test_a_program_is_loaded_again_when_a_file_has_changed(folder: Path) -> None:
     with running("app:app", "--reload") as process:
         until(lambda: {each["status"] for each in tasks(folder).values()} == {"Done"})
@@ -429,7 +422,6 @@ def is_new(folder: Path, ids: list[str], text: str = "new c") -> bool:
     return any(str(each["result"]).startswith(text) for each in found)
 
 
-@pytest.mark.real
 def test_systemd_is_told(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(folder / "notify"))
@@ -444,7 +436,6 @@ def test_systemd_is_told(folder: Path) -> None:
             assert ended(process)[0] == 0
 
 
-@pytest.mark.real
 def test_systemd_is_told_of_several_processes(folder: Path) -> None:
     ids = push(folder, *["sleep"] * 16)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

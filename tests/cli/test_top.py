@@ -33,7 +33,6 @@ def test_a_look_as_json_and_as_a_table(kind: str, tmp_path: Path) -> None:
     assert lines[1].split()[:2] == ["emails", "1"]
 
 
-@pytest.mark.real
 async def test_attempts_are_shown_with_the_line_at_which_they_wait(tmp_path: Path) -> None:
     async def wait(task: Task[str]) -> None:
         began.set()
@@ -54,7 +53,6 @@ async def test_attempts_are_shown_with_the_line_at_which_they_wait(tmp_path: Pat
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.real
 def test_on_a_terminal_it_goes_on_until_ctrl_c(tmp_path: Path) -> None:
     url = filled("sqlite", tmp_path)
     ours, theirs = pty.openpty()

@@ -162,7 +162,6 @@ def number_of_tasks(url: str) -> int:
     return sum(each["waiting"] for each in ended.records) if ended.status == 0 else 0
 
 
-@pytest.mark.real
 @everywhere
 def test_an_import_that_was_killed_is_repeated(kind: str, tmp_path: Path) -> None:
     url, other = url_of("sqlite", tmp_path), url_of(kind, below(tmp_path, "other"))
@@ -379,7 +378,6 @@ def test_an_old_store_is_not_migrated_by_an_import(tmp_path: Path) -> None:
     assert ended.err.endswith("; `trio-tasks migrate` does that\n")
 
 
-@pytest.mark.real
 def test_a_pipe_that_is_closed_and_a_disk_that_is_full(tmp_path: Path) -> None:
     url = url_of("sqlite", tmp_path)
     trio.run(push_many, url, 1500)
@@ -400,7 +398,6 @@ def test_a_pipe_that_is_closed_and_a_disk_that_is_full(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.real
 @pytest.mark.parametrize("kind", ["pipe", "fifo"])
 def test_an_import_that_waits_for_lines_can_be_interrupted(kind: str, tmp_path: Path) -> None:
     url, fifo = url_of("sqlite", below(tmp_path, "store")), tmp_path / "fifo"
