@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -342,8 +342,10 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "Acknowledge": lambda: layers.Acknowledge(acknowledge),
     "CircuitBreaker": lambda: layers.CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
     "ConcurrencyLimit": lambda: layers.ConcurrencyLimit(1),
+    "DjangoConnections": layers.DjangoConnections,
     "EventListener": lambda: layers.EventListener(listen),
     "Filter": lambda: layers.Filter(lambda task: True),
+    "InThread": lambda: layers.InThread(nullcontext),
     "LoadShed": lambda: layers.LoadShed(layers.ConcurrencyLimit(2)),
     "Log": layers.Log,
     "LongRunning": lambda: layers.LongRunning(5),

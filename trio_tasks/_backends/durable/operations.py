@@ -306,7 +306,7 @@ class QueueOperations:
         if self._queue.events.open:
             for update, result in zip(updates, results, strict=True):
                 for row, task_id in zip(update.rows, result.ids):  # noqa: B905  there is none if nothing was done
-                    if task_id == row.id:  # else it is another one, with the same unique key
+                    if task_id is not None and task_id == row.id:  # else it is another one, with the same unique key
                         self._queue.events.tell(Pushed(task_id, True))
         return results
 
