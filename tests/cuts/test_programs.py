@@ -342,7 +342,6 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "Acknowledge": lambda: layers.Acknowledge(acknowledge),
     "CircuitBreaker": lambda: layers.CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
     "ConcurrencyLimit": lambda: layers.ConcurrencyLimit(1),
-    "DjangoConnections": layers.DjangoConnections,
     "EventListener": lambda: layers.EventListener(listen),
     "Filter": lambda: layers.Filter(lambda task: True),
     "InThread": lambda: layers.InThread(nullcontext),
@@ -461,6 +460,7 @@ RUN: dict[str, set[str]] = {
     "Redelivery": {"deliver"},  # it is cut, and cuts, in tests/testing/test_redelivery.py
     "Queues": {*verbs_of(Queues)},  # those of one queue, cut as its; several: see tests/router/test_queues.py
     "TaskFunction": {"result"},  # it waits as `wait_for` of the storage does
+    "DjangoConnections": {"__call__"},  # it is an InThread with a function of Django
     "SqliteTransaction": {"from_task"},
     # In tests/schedules:
     "Cron": {"receive", "__anext__", "aclose", "__aenter__", "__aexit__"},
