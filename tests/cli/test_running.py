@@ -16,12 +16,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from trio_tasks import MemoryStorage, Monitor, Worker, open_url
+from trio_tasks._cli import running as running_command
+from trio_tasks._cli.processes import changed_at
 
 from tests.cli._command import call, command, environment
 
@@ -413,6 +416,17 @@ def test_a_program_is_loaded_again_when_a_file_has_changed(folder: Path) -> None
         process.send_signal(signal.SIGTERM)
         status, _, err = ended(process)
     assert status == 0, err
+
+
+def test_a_file_that_cannot_be_looked_at_has_not_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Code that was made at run time may have any text as its file; and an editor may replace one at any moment."""
+    for name in ("x" * 300, "a\0b", "gone.py"):
+        module = ModuleType("made")
+        module.__file__ = str(tmp_path / name)
+        monkeypatch.setitem(sys.modules, "made", module)
+        assert running_command._changes()[module.__file__] == 0
+    (tmp_path / "app.py").touch()
+    assert changed_at(tmp_path / "app.py")
 
 
 def is_new(folder: Path, ids: list[str], text: str = "new c") -> bool:

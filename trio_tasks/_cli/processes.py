@@ -136,18 +136,26 @@ class _Family:
                     await process.stdin.aclose()
         return status if status >= 0 else _BY_SIGNAL - status
 
-    async def _wait_for_change(self, seen: dict[str, float]) -> None:
+    async def _wait_for_change(self, seen: dict[str, int]) -> None:
         while seen == _python_files() and not self._ending.is_set():  # noqa: ASYNC110  files tell nobody
             await trio.sleep(0.5)
 
 
-def _python_files() -> dict[str, float]:
+def _python_files() -> dict[str, int]:
     """Return the time of the last change of each Python file below the current folder."""
-    found: dict[str, float] = {}
+    found: dict[str, int] = {}
     for folder, folders, files in os.walk(Path.cwd()):
         folders[:] = [each for each in folders if not each.startswith((".", "__"))]
         for name in files:
             if name.endswith(".py"):
                 path = Path(folder, name)
-                found[str(path)] = path.stat().st_mtime if path.exists() else 0.0
+                found[str(path)] = changed_at(path)
     return found
+
+
+def changed_at(path: Path) -> int:
+    """Return the time of the last change of a file in nanoseconds; 0 if it is not there, or cannot be reached."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):  # an editor may be replacing it; the file of a module may be any text
+        return 0

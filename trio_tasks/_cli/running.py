@@ -19,7 +19,7 @@ import trio
 from .. import Engage, Monitor, Router
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, counted, note, printable
-from .processes import RELOADED, supervise
+from .processes import RELOADED, changed_at, supervise
 from .serving import Address, HealthServer, address
 from .store import without_known_faults
 from .systemd import Service, wait_started
@@ -359,7 +359,7 @@ def _changes() -> dict[str, int]:
     for module in [*sys.modules.values()]:
         file: Any = getattr(module, "__file__", None)
         if isinstance(file, str) and not file.startswith((sys.prefix, sys.base_prefix)):
-            found[file] = Path(file).stat().st_mtime_ns if Path(file).exists() else 0
+            found[file] = changed_at(Path(file))
     return found
 
 
