@@ -324,6 +324,7 @@ class _Run:
           members: the workers, also those that are registered while the surroundings are entered.
         """
         self.was_started = self.is_running = True
+        is_open = False
         try:
             with self.cancel_scope, unnested():
                 self._token = trio.lowlevel.current_trio_token()
@@ -333,10 +334,15 @@ class _Run:
                     async with trio.open_nursery() as self._nursery:
                         for member in members:
                             self.start(member)
+                        is_open = True
                         yield
         finally:
             self._nursery = None
             self.is_running = False
+        if not is_open:  # it was cancelled while the surroundings were entered, and so is the block
+            with trio.CancelScope() as block:  # noqa: ASYNC100  the block has checkpoints
+                block.cancel()
+                yield
 
     def start(self, member: Factory) -> None:
         """Start one more worker, and keep it running; before the nursery is open, it is among the members."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NewType
 
@@ -172,6 +172,42 @@ async def test_a_monitor_restarts_a_worker_whose_resources_cannot_be_opened(
     monitor = Monitor(should_restart=lambda context, error, attempt: True)
     report = await monitor.register(Worker("w", storage, tasks)).run()
     assert (report.restarts, len(tries), [each.succeeded for each in report.workers]) == (2, 3, [0, 0, 1])
+
+
+@pytest.mark.parametrize("cancels", [Monitor.shutdown, lambda monitor: monitor.cancel_scope.cancel()])
+async def test_a_monitor_is_cancelled_while_a_resource_is_opened(
+    autojump_clock: trio.testing.MockClock, cancels: Callable[[Monitor], None]
+) -> None:
+    """By its time for a shutdown, or at once: it returns as after any cancellation, and its block is cancelled."""
+    tasks, log = Router(), list[str]()
+
+    @tasks.resource
+    async def pool() -> AsyncIterator[Pool]:
+        try:
+            await trio.sleep_forever()
+            yield Pool()
+        finally:
+            log.append("close pool")
+
+    @tasks.task()
+    async def use(pool: Data[Pool] = Injected) -> None: ...
+
+    async with tasks.open("memory:") as queues, trio.open_nursery() as nursery:
+        monitor = queues.monitor({"default": 1}, shutdown_timeout=5)
+
+        async def cancel() -> None:
+            await trio.sleep(1)
+            cancels(monitor)
+
+        nursery.start_soon(cancel)
+        report = await monitor.run()
+        assert (report.workers, report.errors, log) == ((), (), ["close pool"])
+        nursery.start_soon(cancel)
+        async with monitor:
+            log.append("block")
+            await trio.sleep_forever()
+        assert log == ["close pool", "close pool", "block"]
+        assert not monitor.is_running
 
 
 async def test_it_must_be_of_the_type_that_it_says() -> None:
