@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
         return
     # Hundreds of processes are started, and each would compile all that it imports where no bytecode is written.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.env["PYTHONPYCACHEPREFIX"] = str(Path(session.create_tmp(), "bytecode").resolve())
+    session.env["PYTHONPYCACHEPREFIX"] = str(Path(session.virtualenv.location, "bytecode").resolve())
     if arguments:
         session.run("pytest", *arguments)
         return

@@ -30,7 +30,7 @@ from trio_tasks import (
     Worker,
 )
 from trio_tasks._backends.mirroring import CAPABILITIES, capabilities_of
-from trio_tasks.abc import Feeder
+from trio_tasks.abc import Feeder, TransferTasks
 
 ERROR = ValueError("no")
 
@@ -369,7 +369,7 @@ async def test_statistics_are_frozen_and_whole(nursery: trio.Nursery) -> None:
 
 def test_its_capabilities() -> None:
     storage = MemoryStorage[int]()
-    assert set(CAPABILITIES) - set(capabilities_of(storage)) == {Feeder}
+    assert set(CAPABILITIES) - set(capabilities_of(storage)) == {Feeder, TransferTasks}
     assert isinstance(storage, Backend)
     assert isinstance(storage, trio.abc.ReceiveChannel)
 

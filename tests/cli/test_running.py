@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 import trio
 import trio.testing
@@ -416,6 +417,19 @@ def test_a_program_is_loaded_again_when_a_file_has_changed(folder: Path) -> None
         process.send_signal(signal.SIGTERM)
         status, _, err = ended(process)
     assert status == 0, err
+
+
+def test_a_program_below_the_prefix_of_python_is_watched_and_installed_packages_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as in ``/usr/src/app``, with a Python in ``/usr``."""
+    for prefix in ("prefix", "base_prefix"):
+        monkeypatch.setattr(sys, prefix, str(tmp_path))
+    module = ModuleType("app")
+    module.__file__ = str(tmp_path / "app.py")
+    monkeypatch.setitem(sys.modules, "app", module)
+    assert module.__file__ in running_command._changes()
+    assert not {json.__file__, click.__file__} & running_command._changes().keys()
 
 
 def test_a_file_that_cannot_be_looked_at_has_not_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -588,6 +588,8 @@ NOT_HERE = {
     "Queues(router)": "made by Router.open, and not by users",
     "Router.task(function)": BY_A_ROUTER,
     "Router.task(layers)": BY_A_ROUTER,
+    "Schedules.declare(data)": "values are not called",
+    "Schedules.put(data)": "values are not called",
     "Schedules(queue_of)": "called in put, whose caller has the error",
     "SyncSqliteStorage(push_over)": "made by open_sync, and not by users",
     "SyncSqliteStorage(row_of)": "made by open_sync, and not by users",

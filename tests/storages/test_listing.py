@@ -402,7 +402,7 @@ NO_STATUS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("cancel_all", {"status": Status.Running}, "cancel_all is about"),
     ("discard_all", {"status": Status.Pending}, "discard_all is about"),
-    ("discard_all", {"delayed": True}, "discard_all is about"),
+    ("discard_all", {"delayed": True}, "delayed is about"),
     ("vacuum", {"status": Status.Running}, "vacuum is about"),
     ("retry_all", {"nonsense": 1}, "no filter"),
     ("cancel_all", {"status": "Pending"}, "status must be a Status"),

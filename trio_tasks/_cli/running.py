@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import sys
+import sysconfig
 import traceback
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -353,12 +354,17 @@ async def _stop_when_changed(monitor: Monitor, reloading: trio.Event) -> None:
     monitor.shutdown()
 
 
+_INSTALLED = tuple({sysconfig.get_path(each) + os.sep for each in ("stdlib", "purelib", "platlib")})
+"""The folders of Python's own library and of installed packages. A program may lie below ``sys.prefix`` as well, as in
+``/usr/src/app``."""
+
+
 def _changes() -> dict[str, int]:
-    """Return the time of the last change of each imported file."""
+    """Return the time of the last change of each imported file, but for those of installed packages."""
     found: dict[str, int] = {}
     for module in [*sys.modules.values()]:
         file: Any = getattr(module, "__file__", None)
-        if isinstance(file, str) and not file.startswith((sys.prefix, sys.base_prefix)):
+        if isinstance(file, str) and not file.startswith(_INSTALLED):
             found[file] = changed_at(Path(file))
     return found
 
