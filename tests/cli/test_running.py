@@ -348,7 +348,7 @@ def test_addresses() -> None:
         "0.0.0.0:9000", "host.example:1", "[::1]:80",
     ]  # fmt: skip
     assert str(address("[::1]:80").of_process(2)) == "[::1]:82"
-    assert str(address(":0").of_process(2)) == "0.0.0.0:0"
+    assert str(address(":0").of_process(0)) == "0.0.0.0:0"
 
 
 async def test_health_of_two_workers_of_one_queue() -> None:
@@ -380,6 +380,8 @@ def test_health_needs_hypercorn_and_a_free_port(folder: Path, monkeypatch: pytes
     assert f"--health cannot listen on {place}: " in ended.err and ended.err.count("\n") == 1
     ended = call("run", "app:app", "--health", ":65535", "--processes", "2")
     assert ended.status == 2 and "there are not so many" in ended.err
+    ended = call("run", "app:app", "--health", "127.0.0.1:0", "--processes", "2")
+    assert ended.status == 2 and "2 processes need a port that is known" in ended.err
     monkeypatch.setitem(sys.modules, "hypercorn.trio", None)
     ended = call("run", "app:app", "--health", "127.0.0.1:0")
     assert (ended.status, ended.out) == (2, "")

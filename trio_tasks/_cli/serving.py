@@ -36,10 +36,12 @@ class Address(NamedTuple):
 
     def of_process(self, index: int) -> Address:
         """Return the address of one of several processes, counted from 0: each has the next port."""
-        return self._replace(port=self.port + index) if self.port else self
+        return self._replace(port=self.port + index) if index else self
 
     def check_ports(self, processes: int) -> None:
-        """Raise if there are not enough ports for so many processes."""
+        """Raise if there are not enough ports for so many processes, or they would not be known."""
+        if processes > 1 and self.port == 0:
+            raise click.BadParameter(f"{processes} processes need a port that is known: each has the next one, not any")
         if self.port + processes - 1 > _LARGEST_PORT:
             raise click.BadParameter(f"{processes} processes need the ports from {self.port} on: there are not so many")
 
