@@ -26,8 +26,8 @@ def parsed(command: list[str]) -> dict[str, object]:
     """The arguments of a command of trio-tasks; click refuses those that it does not have."""
     program, name, *arguments = command
     assert Path(program).name == "trio-tasks"
-    found = trio_tasks.commands[name]
-    return found.make_context(name, arguments, parent=click.Context(trio_tasks)).params
+    root = click.Context(trio_tasks, **trio_tasks.context_settings)  # click keeps `--help` as it is first asked for
+    return trio_tasks.commands[name].make_context(name, arguments, parent=root).params
 
 
 def unit() -> configparser.SectionProxy:
