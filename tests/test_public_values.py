@@ -91,6 +91,8 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Released": lambda: t.Released("why"),
     "Report": lambda: t.Report((t.WorkerReport("w", succeeded=1, drained=(ID,)),)),
     "Retried": lambda: t.Retried(ERROR, 2.5),
+    "Limits": lambda: t.Limits(per_key=2, rate=t.Rate(100, per=60), weight=2),
+    "Rate": lambda: t.Rate(100, per=60),
     "RetryPolicy": lambda: t.RetryPolicy(attempts=3, backoff=t.linear(1, jitter=0.5)),
     "ScheduleInfo": lambda: t.ScheduleInfo("nightly", "every(hours=6)", "q", NOON, None, False, False, True),
     "Start": t.Start,

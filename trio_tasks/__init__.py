@@ -70,6 +70,7 @@ from ._tasks.errors import (
     WorkerError as WorkerError,
 )
 from ._tasks.extensions import Extensions as Extensions, Metadata as Metadata
+from ._tasks.limits import Limits as Limits, Rate as Rate
 from ._tasks.outcome import (
     Failed as Failed,
     Killed as Killed,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.transfer import StoredTask
     from ..._tasks.errors import DuplicateTaskError
+    from ..._tasks.limits import Limits
     from ..._tasks.task import OnConflict, UniqueUntil
 
 LATEST = 2.0**38
@@ -141,6 +142,8 @@ class NewRow(NamedTuple):
     """The end of the time for which the row holds its unique key, if ``unique_for`` is None."""
     unique_for: float | None = None
     """Seconds from now for which the unique key is held, whatever becomes of the row."""
+    key: str | None = None
+    """The key of the group to which the row belongs; None if it has none."""
 
 
 class Settlement(NamedTuple):
@@ -620,6 +623,22 @@ class Engine(ABC):
     @abstractmethod
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused; its claims get no rows then. Wake other processes when it is resumed."""
+
+    async def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
+    ) -> None:
+        """Store the limits of the queue, or of one key in it; None removes them.
+
+        Rows that are held back by limits, and no longer are, become ready; other processes are told.
+
+        Args:
+          only_if_none: True: leave limits alone that are there.
+        """
+        raise refusal("this storage keeps no limits yet")
+
+    async def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits that are stored for the queue, or for one key in it; None if none are."""
+        raise refusal("this storage keeps no limits yet")
 
     @abstractmethod
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:

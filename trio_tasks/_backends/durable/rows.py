@@ -104,6 +104,7 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
         terms.name,
         terms.unique_until,
         terms.unique_for,
+        terms.key,
     )
     parts.run_at = run_at
     return row

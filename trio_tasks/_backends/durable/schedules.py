@@ -67,7 +67,7 @@ def _row_of(template: TaskTemplate, queue: str) -> NewRow:
     times = terms.expires_in, None if run_at is None else microseconds_of(run_at), False
     order = terms.priority, terms.delay, terms.unique, terms.on_conflict
     more = terms.name, terms.unique_until, terms.unique_for
-    return NewRow(queue, TaskId.new(), template.payload, options, *order, *times, *more)
+    return NewRow(queue, TaskId.new(), template.payload, options, *order, *times, *more, key=terms.key)
 
 
 def _encode(schedule: StoredSchedule) -> bytes:
