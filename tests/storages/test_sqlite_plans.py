@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, operations, search, transfer, unique_keys
+from trio_tasks._backends.sqlite import exchange, operations, search, task_table, transfer, unique_keys
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -39,7 +39,7 @@ DAILY = {
     ),
     "next due": (exchange.NEXT_DUE, (1,), {"trio_tasks_timed"}),
     "next due, without orphans": (exchange.NEXT_DUE_BUT_ORPHANS, (1, 0.0), {"trio_tasks_timed"}),
-    "expired": (exchange.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
+    "expired": (task_table.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "due by the wall clock": (exchange.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
     "next by the wall clock": (exchange.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
     "holder of a key": (
@@ -48,7 +48,7 @@ DAILY = {
         {"trio_tasks_unique", "trio_tasks_key_held", "trio_tasks_by_id"},
     ),
     "free keys": (unique_keys.DROP_FREE, (1, 0.0, 10), {"trio_tasks_key_ends"}),
-    "sweep": (exchange.SWEEP, (1, 3, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
+    "sweep": (task_table.SWEEP, (1, 3, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (operations.FORGET, (1, 3, 10), {"trio_tasks_finished"}),
     "ready above": (operations.READY_ABOVE, (1, 0, 0.0, 10), {"trio_tasks_ready"}),
@@ -65,7 +65,7 @@ DAILY = {
     "whole rows": (transfer.WHOLE_ROWS, (1, 0, 10, 0.0), {BY_KEY}),
     "whole row": (transfer.WHOLE_ROW, (1, "a"), {"trio_tasks_by_id"}),
     "key held for a time": (transfer.TIMED_KEY, (1, "k", "a", 0.0, 0.0), {"trio_tasks_key_held"}),
-    "drop": (exchange.DROP, (1, 1), {BY_KEY}),
+    "drop": (task_table.DROP, (1, 1), {BY_KEY}),
     "rows by their keys": (search.ROWS.format(columns="id"), ("[1]",), {BY_KEY}),
     **{
         f"list section {number}{', newest first' * newest_first}{', on' * bool(key)}, {part}": (

@@ -31,9 +31,9 @@ from ..durable.engine import (
 )
 from ..durable.rows import refusal_of
 from .counters import text
-from .exchange import KEPT_COUNTER
 from .minutes import MinuteTable
 from .search import rows_by_key, search
+from .task_table import KEPT_COUNTER
 from .transfer import TransferSql
 from .unique_keys import stored_until
 from .wakeup import Address

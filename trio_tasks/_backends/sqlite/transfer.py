@@ -9,7 +9,7 @@ from ..durable.engine import READ_AT_ONCE, RowsRead, State
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
 from .counters import text
 from .driver import RowRefusedError
-from .exchange import KEPT_COUNTER
+from .task_table import KEPT_COUNTER
 from .unique_keys import stored_until
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .counters import QueueCounters
     from .driver import Connection, Row
-    from .exchange import TaskTable
+    from .task_table import TaskTable
 
 _LAST_ORDER_KEY = 2**63 - 1
 _ABORT, _REPLACED = "abort", "replaced by "
