@@ -104,7 +104,9 @@ def test_every_flag_is_tried() -> None:
             verb, flag = each.split()
             if flag != "delayed":  # it is an annotation of TaskFilters
                 tried[f"{name}.{verb}"] = {flag}
-    tried |= {"LedgerCapabilities.cancel": {"running"}, "LedgerCapabilities.list_tasks": {"newest_first"}}
+    for name in ("LedgerCapabilities", "DurableCapabilities"):
+        tried |= {f"{name}.cancel": {"running"}, f"{name}.list_tasks": {"newest_first"}}
+    tried["DurableCapabilities.workers"] = {"fresh"}
     untried = {name: {flag} for name, flag in NOT_BY_USERS.items()}
     assert flags() == tried | untried
 

@@ -87,7 +87,9 @@ def test_errors_about_a_wrong_keyword_name_a_public_class(name: str, each: type)
 async def test_a_wrong_keyword_is_refused_in_the_name_of_the_class(tmp_path: Path) -> None:
     async with SqliteStorage(tmp_path / "tasks.db", int) as storage:
         wrong: dict[str, Any] = {"wrong": 1}
-        with pytest.raises(TypeError, match=r"^DurableStorage\.cancel\(\) got an unexpected keyword argument 'wrong'"):
+        with pytest.raises(
+            TypeError, match=r"^DurableCapabilities\.cancel\(\) got an unexpected keyword argument 'wrong'"
+        ):
             await storage.cancel("id", **wrong)
         with pytest.raises(TypeError, match=r"^SqliteStorage\.push has no option 'wrong'"):
             await storage.push(1, **wrong)

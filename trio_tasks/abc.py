@@ -48,23 +48,30 @@ from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
 
 if _TYPE_CHECKING:
+    from ._backends.durable.capabilities import DurableCapabilities as DurableCapabilities
     from ._contracts.context import Listener as Listener
     from ._contracts.events import Event as Event
 
 _rename(__name__, globals())
 
+_WHEN_ASKED_FOR = {
+    "DurableCapabilities": "._backends.durable.capabilities",
+    "Event": "._contracts.context",
+    "Listener": "._contracts.context",
+}
+"""Names that belong to workers and to stored storages, which are imported when they are first asked for."""
+
 
 def __getattr__(name: str) -> _Any:
-    """Import a name that belongs to workers when it is first used."""
     if name == "__all__":  # so that `import *` includes them
         return [each for each in __dir__() if not each.startswith("_")]
-    if name not in ("Event", "Listener"):
+    if name not in _WHEN_ASKED_FOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._contracts import context
+    from importlib import import_module
 
-    value = globals()[name] = getattr(context, name)
+    value = globals()[name] = getattr(import_module(_WHEN_ASKED_FOR[name], __package__), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "Event", "Listener"})
+    return sorted({*globals(), *_WHEN_ASKED_FOR})
