@@ -31,7 +31,6 @@ LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/ledger.py": "one class: all changes of a queue in memory, each in one step",
     "trio_tasks/_backends/durable/engine.py": "the contract of an engine, and the clock of a store",
     "trio_tasks/_backends/durable/exchange_loop.py": "one loop, its requests, and the batches that it makes of them",
-    "trio_tasks/_backends/file/state.py": "rows, their indexes, and the transactions that restore both",
     "trio_tasks/_backends/memory.py": "one class, with all capabilities of a queue in memory",
     "trio_tasks/_router/queues.py": "one class, with the verbs of a storage over several queues",
     "trio_tasks/_tasks/task.py": "a task, its parts, and the builder through which all options go",

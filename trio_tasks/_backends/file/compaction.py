@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .journal import JournalFile
-    from .state import JournalState, Row
+    from .rows import Row
+    from .state import JournalState
 
 _PACE = 4
 """Bytes to carry over for each byte that was appended."""

@@ -9,24 +9,14 @@ from ..._contracts.states import COUNTERS, KeyChange
 from ..._tasks.errors import BackendError, DuplicateTaskError, id_taken, key_taken
 from ..durable.encoding import replaced_error
 from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind, new_tuple
-from .state import (
-    DELAYED,
-    LIVE,
-    PAUSED,
-    RELEASED,
-    RETRIED,
-    RUNNING,
-    SUSPENDED,
-    TIMED,
-    WAITING,
-    Row,
-)
+from .rows import DELAYED, LIVE, PAUSED, RELEASED, RETRIED, RUNNING, SUSPENDED, TIMED, WAITING, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..durable.engine import ClaimRequest, Exchange, NewRow, Settlement
-    from .state import JournalState, QueueRows
+    from .rows import QueueRows
+    from .state import JournalState
 
 _ENDS = {kind: (int(state), COUNTERS.index(CHANGES[kind].counter or "")) for kind, state in ENDS.items()}
 """The state and the counter of each end, as numbers."""

@@ -29,7 +29,7 @@ from ..durable.engine import (
 )
 from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
-from .state import (
+from .rows import (
     DELAYED,
     DONE,
     FAILED,
@@ -41,10 +41,10 @@ from .state import (
     RESUMED,
     RUNNING,
     WAITING,
-    JournalState,
     QueueRows,
     Row,
 )
+from .state import JournalState
 from .transfer import TransferRows
 
 if TYPE_CHECKING:

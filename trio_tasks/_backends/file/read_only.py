@@ -17,7 +17,8 @@ from ..durable.store_file import missing, open_regular, refused, regular_file
 from .journal import damaged, journal_info
 from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
-from .state import GONE, RUNNING, JournalState
+from .rows import GONE, RUNNING
+from .state import JournalState
 from .transactions import permanent_error, start_thread
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         StoredWorker,
         WorkerRow,
     )
-    from .state import Row
+    from .rows import Row
 
 _WHAT = "the journal"
 _READ_AT_ONCE = 2 * 2**20

@@ -55,7 +55,7 @@ from ..._contracts.minutes import Sums
 from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, ScheduleRow, refusal
-from .state import (
+from .rows import (
     COUNTS,
     DELAYED,
     GIVEN_UP,
@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
-    from .state import JournalState, QueueRows
+    from .rows import QueueRows
+    from .state import JournalState
 
 _UNTIL = ("start", "forgotten", TIMED, GIVEN_UP)
 _QUEUE = 2 + COUNTS - 3

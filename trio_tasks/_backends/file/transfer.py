@@ -10,25 +10,13 @@ from ..._printing import escaped
 from ..._tasks.errors import BackendError
 from ..durable.engine import READ_AT_ONCE, RowsRead
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
-from .state import (
-    DELAYED,
-    DONE,
-    FAILED,
-    FAILURES,
-    GIVEN_UP,
-    KILLED,
-    KILLS,
-    RUNNING,
-    SUCCEEDED,
-    TIMED,
-    Row,
-    TimedKey,
-)
+from .rows import DELAYED, DONE, FAILED, FAILURES, GIVEN_UP, KILLED, KILLS, RUNNING, SUCCEEDED, TIMED, Row, TimedKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .state import JournalState, QueueRows
+    from .rows import QueueRows
+    from .state import JournalState
 
 _COUNTED = {DONE: SUCCEEDED, FAILED: FAILURES, KILLED: KILLS}
 _NEVER = 2.0**63 / 1e6

@@ -1,0 +1,438 @@
+"""The rows of a journal in memory, and the indexes of those of a queue.
+
+A row lies in an index under a moment. It is never searched there: when it moves elsewhere, the old entry stays, and is
+skipped when it is popped, since its moment is not the row's any more. So every operation costs the same with a thousand
+rows as with a million.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import deque
+from heapq import heappop, heappush, merge
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+from ..._contracts.minutes import KEPT_MINUTES, Sums, check_minute
+from ..._printing import escaped
+from ..durable.engine import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..durable.engine import WorkerRow
+
+WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
+MOMENTS = 4
+"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``StoredRow``; whether
+it is waited for by the wall clock; whether the row is delayed by a suspension; and when it was last claimed."""
+GONE = 6
+"""The state of rows that are forgotten."""
+TIMED = "time"
+"""The ``unique_until`` of a row that was pushed with a time for which its key is held, in ``QueueRows.timed_keys``;"""
+GIVEN_UP = "given up"
+"""and of one that does not hold its key any more, as it has begun, or was replaced."""
+
+PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, PAUSED, LIVE = range(10)
+"""Indexes of the counts of a queue; ``PAUSED`` is 1 if it is paused."""
+COUNTS = 10
+
+_OVERHEAD = 120
+"""Bytes that a row takes in a snapshot beside its payload and its options, about."""
+
+
+@final
+class Row:
+    """A task, as the journal has it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
+    ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
+    of the task that replaced it; ``unique_until`` is the end of the time for which it holds its unique key, as in
+    ``NewRow``, or ``TIMED``, or ``GIVEN_UP``."""
+
+    __slots__ = (
+        "attempt",
+        "by_wall",
+        "due",
+        "expires",
+        "history",
+        "id",
+        "key",
+        "name",
+        "options",
+        "payload",
+        "priority",
+        "progress",
+        "pushed",
+        "queue",
+        "requested_end",
+        "result",
+        "run_at",
+        "since",
+        "started",
+        "state",
+        "suspended",
+        "token",
+        "unique",
+        "unique_until",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        key: int,
+        queue: QueueRows,
+        id: str,
+        payload: bytes,
+        options: bytes | None,
+        priority: int,
+        unique: str | None,
+        name: str | None = None,
+        pushed: float | None = None,
+    ) -> None:
+        self.key = key
+        self.queue = queue
+        self.id = id
+        self.payload = payload
+        self.options = options
+        self.priority = priority
+        self.unique = unique
+        self.unique_until = "end"
+        self.name = name
+        self.pushed = pushed
+        self.started: float | None = None
+        self.state = WAITING
+        self.attempt = 0
+        self.since = 0.0
+        self.due: float | None = None
+        self.token = 0
+        self.expires: float | None = None
+        self.result: bytes | None = None
+        self.history: bytes | None = None
+        self.worker: str | None = None
+        self.progress: bytes | None = None
+        self.requested_end: bool | str = False
+        self.run_at: int | None = None
+        self.by_wall = False
+        self.suspended: str | None = None  # the reason of the suspension that delays it
+
+    @property
+    def condition(self) -> tuple[Any, ...]:
+        """The fields that change after the push."""
+        return (
+            self.state,
+            self.attempt,
+            self.since,
+            self.due,
+            self.token,
+            self.expires,
+            self.result,
+            self.history,
+            self.worker,
+            self.progress,
+            self.requested_end,
+            self.run_at,
+            self.by_wall,
+            self.suspended,
+            self.started,
+        )
+
+    @condition.setter
+    def condition(self, fields: tuple[Any, ...]) -> None:
+        (
+            self.state,
+            self.attempt,
+            self.since,
+            self.due,
+            self.token,
+            self.expires,
+            self.result,
+            self.history,
+            self.worker,
+            self.progress,
+            self.requested_end,
+            self.run_at,
+            self.by_wall,
+            self.suspended,
+            self.started,
+        ) = fields
+
+    @property
+    def is_suspended(self) -> bool:
+        """True if a suspension delays it."""
+        return self.suspended is not None
+
+    @property
+    def finished(self) -> float | None:
+        """The moment at which it was finished; None if it is unfinished."""
+        return self.since if self.state > RUNNING else None
+
+    @property
+    def weight(self) -> int:
+        """The size of the row in a snapshot, in bytes, approximately."""
+        return len(self.payload) + _OVERHEAD + (len(self.options) if self.options is not None else 0)
+
+    def has_expired(self, now: float) -> bool:
+        """Return True if the row waits, and was not claimed in time."""
+        return self.state <= DELAYED and self.expires is not None and self.expires <= now
+
+    def is_kept_no_longer(self, now: float) -> bool:
+        """Return True if the row is finished, and was kept long enough."""
+        return RUNNING < self.state < GONE and self.due is not None and self.due <= now
+
+    def __repr__(self) -> str:
+        return f"<row {self.key}: task {escaped(self.id)}, state {self.state}>"
+
+
+class TimedKey(NamedTuple):
+    """The holder of a unique key that is held for a time, and the end of that time."""
+
+    id: str
+    row_key: int
+    """The key of its row, which may be forgotten: no other row ever has it."""
+    end: float
+
+
+NO_KEY = TimedKey("", 0, 0.0)
+"""Recorded for a key that is held for a time no more."""
+
+Entry = tuple[float, int, Row]
+
+
+@final
+class TimeIndex:
+    """An index of rows by time, the earliest first; rows of the same time by their keys.
+
+    Those that come in order, as nearly all do, lie in a deque, and only the others in a heap.
+    """
+
+    __slots__ = ("_in_order", "_others")
+
+    def __init__(self) -> None:
+        self._in_order: deque[Entry] = deque()
+        self._others: list[Entry] = []
+
+    def add(self, moment: float, row: Row) -> None:
+        """Add a row."""
+        entry = (moment, row.key, row)
+        if not self._in_order or self._in_order[-1] < entry:
+            self._in_order.append(entry)
+        else:
+            heappush(self._others, entry)
+
+    def pop(self) -> Entry | None:
+        """Remove and return the first row; None if there is none."""
+        if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
+            return heappop(self._others)
+        return self._in_order.popleft() if self._in_order else None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Return all entries: first those that came in order."""
+        yield from self._in_order
+        yield from self._others
+
+    def in_order(self) -> Iterator[Entry]:
+        """Return all entries, the earliest first."""
+        return merge(self._in_order, sorted(self._others))
+
+    def until(self, moment: float) -> Iterable[Row]:
+        """Return the rows of all entries up to a moment, stale ones among them."""
+        if (first := self.first) is None or first[0] > moment:
+            return
+        yield from (entry[2] for entry in takewhile(lambda entry: entry[0] <= moment, self._in_order))
+        yield from (entry[2] for entry in self._others if entry[0] <= moment)
+
+    @property
+    def first(self) -> Entry | None:
+        """The first row; None if there is none."""
+        if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
+            return self._others[0]
+        return self._in_order[0] if self._in_order else None
+
+
+@final
+class QueueRows:
+    """The rows of a queue, in one index for each state."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.ids: dict[str, Row] = {}
+        self.holders: dict[str, Row] = {}  # by unique key, the row that holds it,
+        self.timed_keys: dict[str, TimedKey] = {}  # or the one that holds it for a time
+        self.key_ends: list[tuple[float, str]] = []  # a heap of the ends of these times, with stale entries
+        self.running: dict[int, Row] = {}
+        self.finished: dict[int, dict[int, Row]] = {DONE: {}, FAILED: {}, KILLED: {}}
+        self.minutes: dict[tuple[int, str], Sums] = {}  # of attempts, by minute and name of the tasks
+        self.delayed_rows: dict[int, Row] = {}
+        self.suspended_rows: dict[int, Row] = {}  # the delayed rows that were suspended
+        self.delayed = TimeIndex()
+        self.expiring = TimeIndex()
+        self.by_wall_clock = TimeIndex()  # the delayed rows that wait for the wall clock
+        self.counts = [0] * COUNTS
+        self.no_lease_ends_before = math.inf
+        self.workers: list[WorkerRow] = []
+        self._ready: dict[int, TimeIndex] = {}
+        self._priorities: list[int] = []  # the priorities that have rows, in ascending order
+
+    def place(self, row: Row) -> None:
+        """Put a row into the index of its state."""
+        state = row.state
+        if state == WAITING:
+            level = self._ready.get(row.priority)
+            if level is None:
+                level = self._ready[row.priority] = TimeIndex()
+                insort(self._priorities, row.priority)
+            level.add(row.since, row)
+        elif state == DELAYED:
+            assert row.due is not None
+            self.delayed.add(row.due, row)
+            self.delayed_rows[row.key] = row
+            if row.is_suspended:
+                self.suspended_rows[row.key] = row
+        elif state == RUNNING:
+            assert row.due is not None
+            self.running[row.key] = row
+            self.no_lease_ends_before = min(self.no_lease_ends_before, row.due)
+        elif state != GONE:
+            self.finished[state][row.key] = row
+
+    def end_delay(self, row: Row) -> None:
+        """Note that a row does not wait for its time any more."""
+        if self.delayed_rows.pop(row.key, None) is not None and row.is_suspended:
+            del self.suspended_rows[row.key]
+            row.suspended = None
+
+    def take_out(self, key: int) -> None:
+        """Take the row of this key out of all collections by state, whatever state it was in."""
+        for rows in (self.running, self.delayed_rows, self.suspended_rows, *self.finished.values()):
+            rows.pop(key, None)
+
+    def drop_stale(self) -> None:
+        """Drop entries at the front of the indexes that are not valid any more, where nothing else pops them."""
+        while (first := self.expiring.first) is not None and not (
+            first[2].state <= DELAYED and first[2].expires == first[0]
+        ):
+            self.expiring.pop()
+        while (first := self.delayed.first) is not None and not (
+            first[2].state == DELAYED and first[2].due == first[0]
+        ):
+            self.delayed.pop()
+        for level in self._ready.values():
+            while (first := level.first) is not None and not (first[2].state == WAITING and first[2].since == first[0]):
+                level.pop()
+
+    def load_minute(self, minute: int, name: str, sums: Sums) -> None:
+        """Set the sums of a minute, as they were recorded."""
+        check_minute(minute, name)
+        self.minutes[minute, name] = sums
+        self.drop_minutes(minute - KEPT_MINUTES)
+
+    def load_timed_keys(self, now: float) -> None:
+        """Keep those keys of all that were loaded whose time is not over."""
+        self.timed_keys = {key: timed for key, timed in self.timed_keys.items() if timed.end > now}
+        self.key_ends = sorted((timed.end, key) for key, timed in self.timed_keys.items())
+
+    def drop_minutes(self, first: int) -> None:
+        """Forget the sums of attempts before this minute."""
+        while self.minutes and next(iter(self.minutes))[0] < first:
+            del self.minutes[next(iter(self.minutes))]
+
+    @property
+    def waiting(self) -> int:
+        """The number of rows that are ready."""
+        return self.counts[LIVE] - len(self.running) - len(self.delayed_rows)
+
+    def ready(self, now: float) -> Iterator[Row]:
+        """Return the rows that are ready, in the order in which they go."""
+        last: Row | None = None
+        for priority in reversed(self._priorities):
+            for moment, _, row in self._ready[priority].in_order():  # one may have several entries after a rollback
+                if row is not last and row.state == WAITING and row.since == moment and not row.has_expired(now):
+                    last = row
+                    yield row
+
+    def oldest_waiting(self, now: float) -> float | None:
+        """The moment since when the oldest of the ready rows waits; None if there is none."""
+        self.drop_stale()
+        firsts = [each.first for each in self._ready.values()]
+        if any(entry is not None and entry[2].has_expired(now) for entry in firsts):
+            return min((row.since for row in self.ready(now)), default=None)
+        return min((entry[0] for entry in firsts if entry is not None), default=None)
+
+    def pop_ready(self) -> Row | None:
+        """Remove and return the next waiting row; None if none waits."""
+        while self._priorities:
+            level = self._ready[self._priorities[-1]]
+            while (entry := level.pop()) is not None:
+                row = entry[2]
+                if row.state == WAITING and row.since == entry[0]:
+                    return row
+            del self._ready[self._priorities.pop()]
+        return None
+
+    def pop_due(self, now: float) -> Row | None:
+        """Remove and return a delayed row whose time has come; None if there is none."""
+        while (first := self.delayed.first) is not None:
+            row = first[2]
+            counts = row.state == DELAYED and row.due == first[0]
+            if counts and first[0] > now:
+                return None
+            self.delayed.pop()
+            if counts:
+                self.end_delay(row)
+                return row
+        return None
+
+    def pop_due_by_wall_clock(self, wall: float) -> Row | None:
+        """Remove and return a row that is due by the wall clock; None if there is none."""
+        while (first := self.by_wall_clock.first) is not None:
+            row = first[2]
+            counts = row.state == DELAYED and row.by_wall and row.run_at is not None and row.run_at / 1e6 == first[0]
+            if counts and first[0] > wall:
+                return None
+            self.by_wall_clock.pop()
+            if counts:
+                self.end_delay(row)
+                return row
+        return None
+
+    def pop_expired(self, now: float) -> Row | None:
+        """Remove and return a row that was not claimed in time; None if there is none."""
+        while (first := self.expiring.first) is not None:
+            row = first[2]
+            counts = row.state <= DELAYED and row.expires == first[0]
+            if counts and first[0] > now:
+                return None
+            self.expiring.pop()
+            if counts:
+                return row
+        return None
+
+    def lapsed(self, now: float) -> list[Row]:
+        """Return the running rows whose lease has run out."""
+        if not self.running:
+            self.no_lease_ends_before = math.inf  # otherwise an ended lease would make the next one look expired
+        if now < self.no_lease_ends_before:
+            return []
+        lapsed: list[Row] = []
+        others = math.inf
+        for row in self.running.values():
+            assert row.due is not None
+            if row.due <= now:
+                lapsed.append(row)
+            else:
+                others = min(others, row.due)
+        self.no_lease_ends_before = others
+        return lapsed
+
+    @property
+    def next_due(self) -> float:
+        """Return the time at which the next row is due, or slightly before; infinity if none is."""
+        moment = self.no_lease_ends_before if self.running else math.inf
+        for index in (self.delayed, self.expiring):
+            if (first := index.first) is not None:
+                moment = min(moment, first[0])
+        return moment
+
+    def __repr__(self) -> str:
+        return f"<queue {self.name!r}: {self.counts[LIVE]} live, {len(self.running)} running>"
