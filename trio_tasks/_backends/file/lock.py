@@ -48,6 +48,9 @@ class FileLock:
       model: the state of the journal, whose owner and mode a new lock file has; None if there is none yet.
       mode: the mode of a new lock file, if there is no journal yet.
 
+    Attributes:
+      is_held: True until the lock is released; a forked child has released it.
+
     Raises:
       BackendError: another storage has it, or the file cannot be written.
     """
@@ -76,16 +79,13 @@ class FileLock:
         except OSError as error:
             self.release()
             raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
+        self.is_held = True
         _held.add(self)
-
-    @property
-    def is_held(self) -> bool:
-        """True until the lock is released; a forked child has released it."""
-        return self._fd >= 0
 
     def release(self) -> None:
         """Release the lock; a second call does nothing."""
         fd, self._fd = self._fd, -1
+        self.is_held = False
         if fd >= 0:
             os.close(fd)
             _held.discard(self)
