@@ -38,6 +38,7 @@ LONG_FILES: dict[str, str] = {
 }
 SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason
 SMALL_MODULES: dict[str, str] = {
+    "_contracts/fairness": "the arithmetic that all storages share; tests/test_limits.py",
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/ready_queue": "the ready and the delayed tasks of a queue, in order; tests/test_ready_queue.py",
     "_backends/durable/schedules": "the one place that knows how schedules are encoded, as `rows` is for tasks",

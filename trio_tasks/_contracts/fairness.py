@@ -103,6 +103,14 @@ class RateWindow:
             self._begun.append((moment, number))
         self._total += number
 
+    def take_back(self) -> None:
+        """Count one of the attempts that were counted last no more, since it has not begun."""
+        if self._begun:
+            moment, number = self._begun.pop()
+            if number > 1:
+                self._begun.append((moment, number - 1))
+            self._total -= 1
+
     def free(self, rate: Rate, now: float) -> int:
         """Return the number of attempts that may begin now: below 0 if the rate was lowered meanwhile."""
         while self._begun and self._begun[0][0] + rate.per <= now:
