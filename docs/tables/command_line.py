@@ -68,13 +68,13 @@ def _transcript(lines: list[str]) -> Iterator[str]:
 
 def steady(text: str) -> str:
     """Return what a command has written, without what differs from run to run."""
-    text = re.sub(r"\d+(\.\d)? s ago(  )? *", r"2 min ago\2", text)
+    text = re.sub(r"\d+(\.\d)? s ago(?:(  ) *)?", r"2 min ago\2", text)
     text = re.sub(r" +oldest", "  oldest", text)
     text = re.sub(r"(?m)^(sms .*?) +\d+(\.\d)? s ", r"\1   2 min ", text)
     text = re.sub(r"pushed +then", "pushed     then", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-11-28 09:30:00", text)
     text = re.sub(r'File ".*", line \d+, in _send', 'File "/srv/app/mail.py", line 41, in send', text)
-    text = re.sub(r"after \d+\.\d s", "after 0.1 s", text)
+    text = re.sub(r"after running \d+\.\d s", "after running 0.1 s", text)
     text = re.sub(r"SQLite [\d.]+", "SQLite 3.51.3", text)
     text = re.sub(r"\d+ kB(, log \d+ kB)?", "139 kB", text)
     return "".join(line for line in text.splitlines(keepends=True) if "very rarely" not in line)

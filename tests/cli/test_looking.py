@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from trio_tasks import JsonCodec, RetryPolicy, SqliteStorage, Task, Worker, constant, open_url
+from trio_tasks import JsonCodec, PastAttempt, RetryPolicy, SqliteStorage, Task, Worker, constant, open_url
 from trio_tasks._cli.output import plain
+from trio_tasks._cli.records import attempt_record, history_shown
 
 from tests.cli._command import KINDS, WILD, call, call_process, filled, handle, url_of
 
@@ -115,9 +117,17 @@ def test_show(kind: str, tmp_path: Path) -> None:
         'args      {"to": "b", "fail": "421 too many"}',
         'metadata  {"tenant": "acme", "n": 1}',
         "error     ConnectionError: 421 too many",
-        "attempt 1 by ann: retried after TIME, TIME ago: ConnectionError: 421 too many",
+        "attempt 1, worker 'ann', failed TIME ago after running TIME; retried",
         "          Traceback (most recent call last):",
     ]
+    assert text.splitlines()[-4:] == [
+        '              raise ConnectionError(args["fail"])',
+        "          ConnectionError: 421 too many",
+        "attempt 2, worker 'ann', failed TIME ago after running TIME; not retried",
+        "          the same error and traceback as before",
+    ]
+    killed = without_times(call("show", "--url", url, "--no-json", "email-2").out)
+    assert "\nattempt 1, worker 'ann', was killed TIME ago after running TIME\n" in killed
     done = call("show", "--url", url, "email-0", "--no-json").out
     assert 'result    {"sent": "a"}' in done.splitlines()
 
@@ -133,22 +143,29 @@ def test_attempts_of_several_rounds_are_shown_apart(tmp_path: Path) -> None:
     trio.run(again)
     lines = without_times(call("show", "--url", url, "--no-json", "email-1").out).splitlines()[10:]
     shown = [line for line in lines if not line.startswith("   ") or "same" in line]
-    told = "after TIME, TIME ago: ConnectionError: 421 too many"
-    same = "          the same traceback as before"
+    told = "failed TIME ago after running TIME"
+    same = "          the same error and traceback as before"
     assert shown == [
         "",
         "round 1 of 2",
-        f"attempt 1 by ann: retried {told}",
-        f"attempt 2 by ann: failed {told}",
+        f"attempt 1, worker 'ann', {told}; retried",
+        f"attempt 2, worker 'ann', {told}; not retried",
         same,
         "",
         "round 2 of 2, after it was made to wait again",
-        f"attempt 1 by bob: retried {told}",
+        f"attempt 1, worker 'bob', {told}; retried",
         same,
-        f"attempt 2 by bob: failed {told}",
+        f"attempt 2, worker 'bob', {told}; not retried",
         same,
     ]
     assert sum("Traceback" in line for line in lines) == 1
+
+
+def test_an_attempt_without_a_traceback_is_shown_with_its_error() -> None:
+    past = PastAttempt(1, 0.0, None, "lost", "LeaseLostError: gone")
+    told = ["attempt 1, was lost with its worker or its lease TIME ago", "          LeaseLostError: gone"]
+    lines = history_shown([attempt_record(past), attempt_record(replace(past, attempt=2))])
+    assert [re.sub(r"\d+ d", "TIME", line) for line in lines] == [*told, told[0].replace("1", "2"), told[1]]
 
 
 def test_show_tells_what_cannot_be_read(tmp_path: Path) -> None:

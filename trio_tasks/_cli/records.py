@@ -142,18 +142,23 @@ def _running_record(running: RunningTask) -> Record:
 def details_shown(record: Record) -> str:
     """Return the details of a task as text: a line for each thing that is known."""
     lines = [f"{name:<9} {text}" for name, text in _facts_of(record) if text]
-    rounds = _rounds(record["history"])
+    return "\n".join([*lines, *history_shown(record["history"])])
+
+
+def history_shown(history: list[Record]) -> list[str]:
+    """Return the lines for the attempts that did not succeed, each with its error, and its traceback if it is kept."""
+    lines: list[str] = []
+    rounds = _rounds(history)
     seen: str | None = None
     for number, attempts in enumerate(rounds, start=1):
         if len(rounds) > 1:
             again = ", after it was made to wait again" if number > 1 else ""
             lines += ["", f"round {number} of {len(rounds)}{again}"]
         for past in attempts:
-            lines.append(_attempt_shown(past))
-            trace = ["the same traceback as before"] if past["traceback"] == seen else lines_of(past["traceback"])
-            lines += [f"          {line}" for line in trace]
-            seen = past["traceback"]
-    return "\n".join(lines)
+            trace = ["the same error and traceback as before"] if past["traceback"] == seen else _trace_shown(past)
+            lines += [_attempt_shown(past), *(f"          {line}" for line in trace)]
+            seen = past["traceback"] or None
+    return lines
 
 
 def _rounds(history: list[Record]) -> list[list[Record]]:
@@ -206,7 +211,24 @@ def value_shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
+_ENDED = {
+    "retried": ("failed", "; retried"),
+    "failed": ("failed", "; not retried"),
+    "killed": ("was killed", ""),
+    "lost": ("was lost with its worker or its lease", ""),
+    "unreadable": ("could not be read", "; it does not count"),
+}
+"""For what became of an attempt: how it ended, and what followed."""
+
+
 def _attempt_shown(past: Record) -> str:
-    took = "" if past["seconds"] is None else f" after {span(past['seconds'])}"
-    by = f" by {printable(past['worker'])}" if past["worker"] else ""
-    return f"attempt {past['attempt']}{by}: {past['became']}{took}, {age(past['ended_at'])}: {printable(past['error'])}"
+    ended, follows = _ENDED.get(past["became"], (past["became"], ""))
+    took = "" if past["seconds"] is None else f" after running {span(past['seconds'])}"
+    worker = f", worker '{printable(past['worker'])}'" if past["worker"] else ""
+    return f"attempt {past['attempt']}{worker}, {ended} {age(past['ended_at'])}{took}{follows}"
+
+
+def _trace_shown(past: Record) -> list[str]:
+    """Return the lines of the traceback of an attempt, which end with the error; the error alone if there is none."""
+    lines, error = lines_of(past["traceback"]), printable(past["error"])
+    return lines if any(error in line for line in lines) else [*lines, error]
