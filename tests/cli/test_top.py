@@ -28,7 +28,9 @@ def test_a_look_as_json_and_as_a_table(kind: str, tmp_path: Path) -> None:
     assert first["queues"][0]["p95"] is not None
     assert first["queues"][0]["rate"] > 0
     assert second["queues"][0]["rate"] == 0
-    lines = call("top", "--url", url, "--count", "1", "--no-json").out.splitlines()
+    ended = call("top", "--url", url, "--count", "1", "--no-json")
+    assert ended.err == "failed, killed: totals since the queue was made\n"
+    lines = ended.out.splitlines()
     assert lines[0].split() == ["queue", "waiting", "oldest", "delayed", "busy", "done/s", "p95", "failed", "killed"]
     assert lines[1].split()[:2] == ["emails", "1"]
 
@@ -63,6 +65,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(tmp_path: Path) -> None:
         shown = b""
         while shown.count(b"emails") < 3:
             shown += os.read(ours, 10_000)
+        assert b"failed, killed: totals since the queue was made" in shown
         process.send_signal(signal.SIGINT)
         try:
             while os.read(ours, 10_000):

@@ -59,11 +59,20 @@ def _grouped(number: int | None) -> str:
 @queue_option
 @on_store
 async def queues(options: StoreOptions, answer: Answer) -> None:
-    """List the queues, with the numbers of their tasks."""
+    """List the queues, with the numbers of their tasks.
+
+    Workers, waiting, delayed, running and oldest are as of now. Succeeded, retried, failed and killed are totals since
+    the queue was made: a task that failed, and succeeded when it was tried again, counts in both.
+    """
     async with looking(options) as store:
         records = [await queue_record(each) for each in await store.queues()]
         answer.table(_QUEUE_COLUMNS, records, "the storage has no queue yet")
+        if records and not answer.as_json:
+            note(f"succeeded, retried, {TOTALS}")
 
+
+TOTALS = "failed, killed: totals since the queue was made"
+"""A remark below a table of queues."""
 
 _QUEUE_COLUMNS = [
     _text("queue", 8),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, final
 import click
 import trio
 
-from .looking import queue_record
+from .looking import TOTALS, queue_record
 from .options import duration, on_store, queue_option, store_options
-from .output import Answer, Column, age, draw, span
+from .output import Answer, Column, age, draw, note, span
 from .records import worker_record
 from .store import StoreOptions, asking
 
@@ -38,7 +38,11 @@ _QUANTILE = 0.95
 )
 @on_store
 async def top(options: StoreOptions, answer: Answer, *, every: float, count: int | None) -> None:
-    """Show the queues, their rates, and the attempts under way with the line at which each waits, until Ctrl-C."""
+    """Show the queues, their rates, and the attempts under way with the line at which each waits, until Ctrl-C.
+
+    The rate is of successes since the look before, at first of the last five minutes; p95 is the time within which
+    95 of 100 attempts of the last five minutes ended. Failed and killed are totals since the queue was made.
+    """
     async with asking(options) as store:
         looks = _Looks(store)
         with ExitStack() as stack:
@@ -64,14 +68,17 @@ def _show(look: Record, answer: Answer, live: Live | None) -> None:
         answer.record(look, "")
     elif live is None:
         answer.table(_QUEUE_COLUMNS, look["queues"], "the storage has no queue yet")
+        if look["queues"]:
+            note(TOTALS)
         answer.table(_ATTEMPT_COLUMNS, look["running"])
     else:
         from rich.text import Text
 
         width = live.console.width
         parts = (_QUEUE_COLUMNS, look["queues"]), (_ATTEMPT_COLUMNS, look["running"][:_MOST_ATTEMPTS])
-        tables = [draw(columns, records, width).lines for columns, records in parts]
-        live.update(Text("\n\n".join(map("\n".join, tables)), no_wrap=True, overflow="crop"), refresh=True)
+        tables = ["\n".join(draw(columns, records, width).lines) for columns, records in parts]
+        text = "\n\n".join([*filter(None, tables), TOTALS])
+        live.update(Text(text, no_wrap=True, overflow="crop"), refresh=True)
 
 
 _QUEUE_COLUMNS = [
