@@ -71,7 +71,7 @@ def steady(text: str) -> str:
     text = re.sub(r"\d+(\.\d)? s ago(?:(  ) *)?", r"2 min ago\2", text)
     text = re.sub(r" +oldest", "  oldest", text)
     text = re.sub(r"(?m)^(sms .*?) +\d+(\.\d)? s ", r"\1   2 min ", text)
-    text = re.sub(r"pushed +then", "pushed     then", text)
+    text = re.sub(r"pushed +details", "pushed     details", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-11-28 09:30:00", text)
     text = re.sub(r'File ".*", line \d+, in _send', 'File "/srv/app/mail.py", line 41, in send', text)
     text = re.sub(r"after running \d+\.\d s", "after running 0.1 s", text)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from trio_tasks import JsonCodec, PastAttempt, RetryPolicy, SqliteStorage, Task, Worker, constant, open_url
+from trio_tasks._cli.looking import _watched_shown
 from trio_tasks._cli.output import plain
 from trio_tasks._cli.records import attempt_record, history_shown
 
@@ -58,6 +59,7 @@ def test_ls(kind: str, tmp_path: Path) -> None:
     table = call("ls", "--url", url, "--no-json").out
     assert SHOWN in table and "\x1b" not in table and "\u202e" not in table
     assert [line.split()[0] for line in table.splitlines()] == ["queue", *["emails"] * 5, "sms"]
+    assert table.splitlines()[0].split()[-1] == "details"
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,37 @@ def test_watch_ends_with_the_task(tmp_path: Path) -> None:
     ended = call("watch", "--url", url, "email-1", "--no-json")
     assert (ended.status, ended.out) == (1, "Failed, attempt 2, error: ConnectionError: 421 too many\n")
     assert call("watch", "--url", url, "nothing").status == 3
+
+
+async def test_the_error_of_an_earlier_attempt_is_told_as_such(tmp_path: Path) -> None:
+    async def fail_once(task: Task[str]) -> None:
+        if task.parts.attempt == 1:
+            raise ConnectionError("421 too many")
+        began.set()
+        await trio.sleep_forever()
+
+    def shown(verb: str, *options: str) -> str:
+        return without_times(call(verb, "--url", url, *options).out)
+
+    began = trio.Event()
+    url = url_of("sqlite", tmp_path)
+    retry = RetryPolicy(attempts=2, backoff=constant(300))
+    async with open_url(url, queue="emails") as storage, trio.open_nursery() as nursery:
+        await storage.push("a", id="a")
+        await Worker("ann", storage, fail_once, retry=retry, log=None).run_until_idle()
+        listed = await trio.to_thread.run_sync(shown, "ls", "--no-json")
+        assert listed.splitlines()[1].endswith(" ready in TIME; last error: ConnectionError: 421 too many")
+        assert "\nerror     in attempt 1: ConnectionError: 421 too many\n" in await trio.to_thread.run_sync(
+            shown, "show", "a", "--no-json"
+        )
+        await storage.reschedule("a", 0)
+        await nursery.start(Worker("bob", storage, fail_once, log=None).run)
+        await began.wait()
+        listed = await trio.to_thread.run_sync(shown, "ls", "--no-json")
+        assert listed.splitlines()[1].endswith(" by worker 'bob', began TIME ago")
+        [running] = (await trio.to_thread.run_sync(call, "show", "--url", url, "a")).records
+        assert _watched_shown(running) == "Running, attempt 2, last error (attempt 1): ConnectionError: 421 too many"
+        nursery.cancel_scope.cancel()
 
 
 def test_values_in_json() -> None:

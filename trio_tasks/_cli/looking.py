@@ -22,7 +22,7 @@ from .options import (
     store_options,
 )
 from .output import Answer, Column, CommandError, ExitStatus, age, note, printable, span
-from .records import details_of, details_shown, summary_of, worker_record
+from .records import details_of, details_shown, is_dead, summary_of, worker_record
 from .store import StoreOptions, Target, asking, looking
 
 if TYPE_CHECKING:
@@ -181,17 +181,18 @@ _TASK_COLUMNS = [
     _text("status"),
     _number("attempt", leaves=1),
     Column("pushed", lambda record: age(record["pushed_at"]), leaves=2),
-    Column("then", lambda record: _what_follows(record), least=12),
+    Column("details", lambda record: _details_listed(record), least=12),
 ]
 
 
-def _what_follows(record: Record) -> str:
-    """Return in short what is of interest about a task in its state."""
-    if record["status"] == "Pending" and record["run_at"] is not None:
-        return f"ready {age(record['run_at'])}" + (f", after {record['error']}" if record["error"] else "")
+def _details_listed(record: Record) -> str:
+    """Return when a task is ready, where it runs, or how it has failed: what is of interest in its state."""
     if record["status"] == "Running":
-        return f"by {record['worker']}, since {age(record['started_at'])}"
-    return record["error"] or ""
+        return f"by worker {record['worker']!r}, began {age(record['started_at'])}"
+    texts = [f"ready {age(record['run_at'])}"] if record["status"] == "Pending" and record["run_at"] is not None else []
+    if record["error"]:
+        texts.append(record["error"] if is_dead(record) else f"last error: {record['error']}")
+    return "; ".join(texts)
 
 
 @click.command()
@@ -312,7 +313,7 @@ async def watch(options: StoreOptions, answer: Answer, *, task_id: str, every: f
 
 def _watched(task: Task[Any], queue: str) -> Record:
     details = details_of(task, queue)
-    names = ("queue", "id", "status", "attempt", "worker", "run_at", "progress", "result", "error")
+    names = ("queue", "id", "status", "attempt", "worker", "run_at", "progress", "result", "error", "error_attempt")
     return {name: details[name] for name in names}
 
 
@@ -322,5 +323,9 @@ def _watched_shown(record: Record) -> str:
     moment: datetime | None = record["run_at"]
     if status == Status.Pending.name and moment is not None:
         texts.append(f"ready {age(moment)}")
-    texts += [f"{name}: {printable(str(record[name]))}" for name in ("progress", "error") if record[name] is not None]
+    if record["progress"] is not None:
+        texts.append(f"progress: {printable(str(record['progress']))}")
+    if record["error"] is not None:
+        of_attempt = "" if record["error_attempt"] is None else f" (attempt {record['error_attempt']})"
+        texts.append(f"{'error' if is_dead(record) else f'last error{of_attempt}'}: {printable(record['error'])}")
     return ", ".join(texts)

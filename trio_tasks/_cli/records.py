@@ -20,6 +20,7 @@ def summary_of(task: Task[Any], queue: str) -> Record:
     """Return what a list says of a task."""
     parts = task.parts
     info: Any = parts.context
+    error, error_attempt = _error_of(task)
     return {
         "queue": queue,
         "id": str(parts.id),
@@ -36,7 +37,8 @@ def summary_of(task: Task[Any], queue: str) -> Record:
         "key": parts.key,
         "unique": parts.unique,
         "metadata": dict(parts.metadata),
-        "error": _error_of(task),
+        "error": error,
+        "error_attempt": error_attempt,
     }
 
 
@@ -80,17 +82,23 @@ def _trace(info: StoredTaskInfo) -> str | None:
     return getattr(info.error, "traceback", None)
 
 
-def _error_of(task: Task[Any]) -> str | None:
-    """Return the latest error of a task in one line; None if there is none."""
+def _error_of(task: Task[Any]) -> tuple[str | None, int | None]:
+    """Return the latest error of a task in one line, and the number of its attempt; None for what there is not."""
     info: Any = task.parts.context
     if not isinstance(info, StoredTaskInfo) or task.parts.status is Status.Done:
-        return None
+        return None, None
     try:
         if info.history:
-            return info.history[-1].error
-        return None if info.error is None else f"{type(info.error).__name__}: {info.error}".partition("\n")[0]
+            return info.history[-1].error, info.history[-1].attempt
+        error = info.error
+        return None if error is None else f"{type(error).__name__}: {error}".partition("\n")[0], None
     except Exception as error:  # what is stored is damaged
-        return f"the error cannot be read: {error}"
+        return f"the error cannot be read: {error}", None
+
+
+def is_dead(record: Record) -> bool:
+    """Return True for a dead letter: its error is its end, and not one of an attempt before."""
+    return record["status"] in (Status.Failed.name, Status.Killed.name)
 
 
 def attempt_record(past: PastAttempt) -> Record:
@@ -196,9 +204,14 @@ def _facts_of(record: Record) -> list[tuple[str, str]]:
         ("metadata", value_shown(record["metadata"]) if record["metadata"] else ""),
         ("progress", value_shown(record["progress"]) if record["progress"] is not None else ""),
         ("result", value_shown(record["result"]) if record["status"] == "Done" else ""),
-        ("error", printable(record["error"] or "")),
+        ("error", printable(f"{_attempt_of_error(record)}{record['error']}" if record["error"] else "")),
         ("unreadable", printable(record["unreadable"] or "")),
     ]
+
+
+def _attempt_of_error(record: Record) -> str:
+    """Return the words that say of which attempt an error was, if the task goes on."""
+    return "" if is_dead(record) or record["error_attempt"] is None else f"in attempt {record['error_attempt']}: "
 
 
 def _moment(moment: datetime | None) -> str:
