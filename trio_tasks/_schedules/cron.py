@@ -33,6 +33,14 @@ _ALIASES = {
     "@hourly": "0 * * * *",
 }
 _FIELDS = "minute, hour, day of the month, month, day of the week"
+_RANGES = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31, or L for the last one, and a day that one of its months has",
+    "month": "1 to 12, or JAN to DEC",
+    "day-of-week": "0 to 7, where 0 and 7 are Sunday, or SUN to SAT",
+}
+"""The values of each field, by the names that cronsim gives to the fields, in their order."""
 _LONGEST = 1000
 _YEARS = 50
 """Years without a time after which no more is expected."""
@@ -310,7 +318,11 @@ def _parse(expression: str) -> _Fields:
         read = CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001  the fields do not depend on it
     except CronSimError as error:
         what = str(error).removeprefix("Bad ")
-        raise ValueError(f"the cron expression {quoted(expression)} is wrong: its {what} cannot be") from None
+        told = f"the cron expression {quoted(expression)} is wrong: its {what} cannot be"
+        if what in _RANGES:
+            field = expression.split()[[*_RANGES].index(what)]
+            told += f" {quoted(field)}; it must be from {_RANGES[what]}"
+        raise ValueError(told) from None
     is_fixed = not any(field.startswith("*") for field in expression.split()[:2])
     return _Fields(
         tuple(sorted(read.minutes)), tuple(sorted(read.hours)), read.months, is_fixed, read.match_day, read.explain

@@ -38,7 +38,9 @@ def zone_of(name: str) -> tzinfo:
     if name == "UTC":  # it needs no data
         return UTC
     if name in ("localtime", "posixrules"):
-        raise ValueError(f"zone must be a time zone that is the same on all machines, which {name!r} is not")
+        raise ValueError(
+            f"zone must be a time zone that is the same on all machines, such as 'Europe/Berlin', which {name!r} is not"
+        )
     if not re.fullmatch(r"[\w+-]+(/[\w+-]+)*", name, re.ASCII):
         raise ValueError(f"zone must be the name of a time zone, such as 'Europe/Berlin', not {quoted(name)}")
     try:
