@@ -60,7 +60,7 @@ def test_a_store_that_is_not_there_is_not_made(verb: str, kind: str, tmp_path: P
         ended = call(verb, *NEEDS.get(verb, []), "--url", url_of(kind, tmp_path) + options)
         assert (ended.status, ended.out) == (3, "")
         assert re.search("is not there|does not exist", ended.err)
-        assert ended.err.endswith("; `trio-tasks run` and `trio-tasks migrate` make it\n")
+        assert ended.err.endswith("; `trio-tasks run`, `migrate` and `import` make it\n")
         assert "create=" not in ended.err, "that is nothing that was typed"
         assert not list(tmp_path.iterdir())
 

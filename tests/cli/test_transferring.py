@@ -211,11 +211,13 @@ def text(*lines: object) -> bytes:
     return b"".join(each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in lines)
 
 
+WHAT_IT_IS = "A dump is what `trio-tasks export` writes: lines of JSON, of which the first is {"
 WRONG: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "the file is empty"),
-    "no header": (text(TASK), "line 1: it must be the header of a dump, as `trio-tasks export` writes"),
-    "text": (b"id,queue\n", "line 1: it must be an object of JSON, and is not"),
-    "another format": (text({**HEADER, "format": "x"}), "line 1: it must be the header of a dump"),
+    "nothing": (b"", "the file is empty, and no dump, which is what `trio-tasks export` writes"),
+    "no header": (text(TASK), f"line 1: it must be the header of a dump, and is not. {WHAT_IT_IS}"),
+    "text": (b"id,queue\n", WHAT_IT_IS),
+    "a store": (b"SQLite format 3\0\xff\n", WHAT_IT_IS),
+    "another format": (text({**HEADER, "format": "x"}), "line 1: it must be the header of a dump, and is not."),
     "a newer version": (
         text({**HEADER, "version": 2}),
         "line 1: its version is 2, and this trio_tasks reads 1; import",

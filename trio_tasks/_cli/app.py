@@ -116,7 +116,7 @@ def _hint(error: BaseException) -> str:
         )
     text = "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, BackendError) and error.is_missing:
-        return f"{text.partition(', and create=False')[0]}; `trio-tasks run` and `trio-tasks migrate` make it"
+        return f"{text.partition(', and create=False')[0]}; `trio-tasks run`, `migrate` and `import` make it"
     if isinstance(error, BackendError) and error.is_outdated:
         return f"{text}; `trio-tasks migrate` does that"
     return text

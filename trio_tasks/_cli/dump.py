@@ -176,13 +176,20 @@ def _told(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def check_header(record: Mapping[str, Any]) -> None:
-    """Raise LineError unless this is the first line of a dump that this version can read."""
-    if record.get("format") != _FORMAT:
-        raise LineError(f"it must be the header of a dump, as `trio-tasks export` writes: {line(HEADER).decode()[:-1]}")
-    if record.get("version") != VERSION or type(record["version"]) is not int:
-        told = f"its version is {_told(record.get('version'))}, and this trio_tasks reads {VERSION}"
-        raise LineError(f"{told}; import it by the version that has written it, or a newer one")
+def check_header(text: bytes) -> None:
+    """Raise CommandError unless this is the first line of a dump that this version can read."""
+    try:
+        kind, record = parse(text)
+        if kind != "header" or record.get("format") != _FORMAT:
+            raise LineError("it must be the header of a dump, and is not")
+    except LineError as error:
+        what = "A dump is what `trio-tasks export` writes: lines of JSON, of which the first is"
+        told = f"line 1: {printable(str(error))}. {what} {line(HEADER).decode()[:-1]}"
+        raise CommandError(told, ExitStatus.USAGE) from None
+    version = record.get("version")
+    if version != VERSION or type(version) is not int:
+        told = f"its version is {_told(version)}, and this trio_tasks reads {VERSION}"
+        raise wrong_line(1, LineError(f"{told}; import it by the version that has written it, or a newer one"))
 
 
 def read_task(record: Mapping[str, Any]) -> StoredTask:
