@@ -32,6 +32,11 @@ settings = Settings()
 others = Router()
 
 
+@others.task
+def ping() -> None:
+    """Do nothing."""
+
+
 @others.task(queue="numbers", aliases=["halve"])
 async def half(n: int, *, settings: Data[Settings] = Injected) -> str:
     """Halve a number, if it is even."""

@@ -65,12 +65,20 @@ def test_options_of_a_push(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["nothing"], 3, "has no function 'nothing'; it has describe, double"),
-        (["double"], 2, "n"),
+        ([], 2, "give the name of a task after tests.cli._router:tasks; it has describe, double\n"),
+        (["nothing"], 3, "has no task 'nothing'; it has describe, double\n"),
+        (["tests.cli._router:double"], 3, "has no task 'tests.cli._router:double'; it has describe, double\n"),
+        (["double"], 2, "trio-tasks: task double misses the argument 'n'\n"),
         (["double", "n=x"], 2, "args of double.n must be int, not str"),
         (["double", "n=NaN"], 2, "must be int"),
-        (["double", "n=1", "m=2"], 2, "m"),
-        (["double", "n"], 2, "'n' is not ARGUMENT=VALUE"),
+        (["double", "n=1", "m=2"], 2, "trio-tasks: task double has no parameter 'm'; it takes n\n"),
+        (["double", "n=1", "attempt=2"], 2, "trio-tasks: task double takes no 'attempt': a worker fills it in\n"),
+        (["double", "n"], 2, "'n' is not ARGUMENT=VALUE, such as n=VALUE; task double takes n\n"),
+        (
+            ["describe", "7"],
+            2,
+            "'7' is not ARGUMENT=VALUE, such as path=7; task describe takes path, day, title, sizes\n",
+        ),
         (["double", "n=1", "--delay", "1h", "--run-at", "2199-01-01"], 2, "not both"),
         (["double", "n=1", "--id", ""], 2, "id"),
         (["double", "n=1", "--run-at", "tomorrow"], 2, "is no moment"),
@@ -82,6 +90,22 @@ def test_a_wrong_push_is_refused(arguments: list[str], status: int, told: str, u
     assert (ended.status, ended.out) == (status, "")
     assert told in ended.err and "Traceback" not in ended.err
     assert call("ls", "--url", url).out == ""
+
+
+def test_a_task_without_arguments_takes_none(url: str) -> None:
+    ended = call("push", TASKS.replace("tasks", "others"), "ping", "7", "--url", url)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == "trio-tasks: '7' is not ARGUMENT=VALUE, and task ping takes no arguments\n"
+
+
+@pytest.mark.parametrize("line", [["push"], ["push", "n=1"], ["doctor"]])
+def test_a_task_in_place_of_its_router_is_refused(line: list[str], url: str) -> None:
+    ended = call(line[0], "tests.cli._router:double", *line[1:], "--url", url)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        "trio-tasks: tests.cli._router:double is a task, and no Router: name the Router, such as app:tasks, and the "
+        "task after it, as in trio-tasks push app:tasks double\n"
+    )
 
 
 @pytest.mark.parametrize("queues", ["numbers", "numbers=0", "numbers=x", "=3", "numbers=-1"])

@@ -57,7 +57,11 @@ def test_a_schedule_that_is_not_there_is_told(verb: str, tmp_path: Path) -> None
     url = scheduled("sqlite", tmp_path)
     ended = call("schedules", verb, "nothing", "--url", url)
     assert (ended.status, ended.out) == (3, "")
-    assert "the storage has no schedule 'nothing'" in ended.err
+    assert ended.err == "trio-tasks: the storage has no schedule 'nothing': the schedules are monday, poll\n"
+    call("migrate", "--url", empty := url_of("file", tmp_path))
+    ended = call("schedules", verb, "nothing", "--url", empty)
+    assert (ended.status, ended.out) == (3, "")
+    assert ended.err.endswith(": it has none yet; `trio-tasks run` stores those that stand in the code\n")
     assert call("schedules", verb, "--url", url).status == 2
     assert call("schedules", verb, "x", "--url", url_of("file", tmp_path)).status == 3
 

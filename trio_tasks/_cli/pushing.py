@@ -34,7 +34,7 @@ _NO_JSON = object()
 @click.command()
 @store_options
 @click.argument("target", metavar="MODULE:NAME")
-@click.argument("task_name", metavar="TASK")
+@click.argument("task_name", metavar="TASK", required=False)
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT=VALUE]...")
 @click.option("--delay", type=duration, metavar="DURATION", help="Wait this long, such as 1h.")
 @click.option("--run-at", type=moment_ahead, metavar="MOMENT", help="Wait for this moment, in ISO 8601.")
@@ -52,7 +52,7 @@ async def push(
     /,
     *,
     target: str,
-    task_name: str,
+    task_name: str | None,
     arguments: tuple[str, ...],
     metadata: tuple[tuple[str, Any], ...],
     **settings: Any,
@@ -61,16 +61,27 @@ async def push(
 
     MODULE:NAME is the Router. A value is JSON, or a text; it is made what the function's annotation says.
     """
-    router = router_at(target)
-    function = router.functions.get(task_name)
-    if function is None:
-        known = ", ".join(sorted(router.functions))
-        told = f"{printable(target)} has no function {printable(task_name)!r}; it has {known or 'none'}"
-        raise CommandError(told, ExitStatus.NOT_FOUND)
+    function = _function_named(router := router_at(target), target, task_name)
     given = {name: value for name, value in settings.items() if value is not None}
     if metadata:
         given["metadata"] = dict(metadata)
     await _push(options, answer, router, function, _bound(function, arguments), given)
+
+
+def _function_named(router: Router, target: str, name: str | None) -> TaskFunction[..., Any, Any]:
+    """Return the function of a router.
+
+    Raises:
+      CommandError: there is none of this name, or no name was given; the message has the names.
+    """
+    known = ", ".join(map(printable, sorted(router.functions))) or "none"
+    if name is None:
+        raise CommandError(f"give the name of a task after {printable(target)}; it has {known}", ExitStatus.USAGE)
+    function = router.functions.get(name)
+    if function is None:
+        told = f"{printable(target)} has no task {printable(name)!r}; it has {known}"
+        raise CommandError(told, ExitStatus.NOT_FOUND)
+    return function
 
 
 async def _push(
@@ -102,12 +113,22 @@ def _bound(function: TaskFunction[..., Any, Any], arguments: tuple[str, ...]) ->
     for each in arguments:
         name, mark, text = each.partition("=")
         if not (name and mark):
-            raise CommandError(f"{printable(each)!r} is not ARGUMENT=VALUE", ExitStatus.USAGE)
+            raise CommandError(_no_argument(function, each), ExitStatus.USAGE)
         values[name] = _value(text, hints.get(name, Any))
     try:
         return function.bind(**values)
-    except (TypeError, ValueError) as error:
-        raise CommandError(str(error), ExitStatus.USAGE) from error
+    except (TypeError, ValueError) as error:  # its text names bind(), which nobody has called here
+        told = str(error).replace(f"{function.name}.bind() ", f"task {function.name} ", 1)
+        raise CommandError(told, ExitStatus.USAGE) from error
+
+
+def _no_argument(function: TaskFunction[..., Any, Any], text: str) -> str:
+    """Return the message for a text that is no argument with its value, with one that could be meant."""
+    told, names = f"{printable(text)!r} is not ARGUMENT=VALUE", [*function.arguments]
+    if not names:
+        return f"{told}, and task {function.name} takes no arguments"
+    meant = f"{text}=VALUE" if text in names else f"{names[0]}={text.lstrip('=')}"
+    return f"{told}, such as {printable(meant)}; task {function.name} takes {', '.join(names)}"
 
 
 def _value(text: str, hint: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import trio
 
-from .. import Engage, Monitor, Router
+from .. import Engage, Monitor, Router, TaskFunction
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, counted, note, printable
 from .processes import RELOADED, changed_at, supervise
@@ -179,6 +179,11 @@ def router_at(target: str) -> Router:
       CommandError: that is impossible, or it is none.
     """
     found = load(target)
+    if isinstance(found, TaskFunction):
+        told = (
+            f"{printable(target)} is a task, and no Router: name the Router, such as app:tasks, and the task after it"
+        )
+        raise CommandError(f"{told}, as in trio-tasks push app:tasks {printable(found.name)}", ExitStatus.USAGE)
     if not isinstance(found, Router):
         raise CommandError(f"{printable(target)} is a {type(found).__name__}, and no Router", ExitStatus.USAGE)
     return found

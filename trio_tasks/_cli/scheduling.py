@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Change = Callable[[Schedules], Awaitable[object]]
 
+_NAMED = 10
+"""Schedules that an error names at most."""
+
 
 @click.group(invoke_without_command=True)
 @store_options
@@ -72,13 +75,22 @@ async def _change(options: StoreOptions, answer: Answer, name: str, done: str, c
     async with changing(options) as store:
         found = await change(await _schedules_of(store))
         if not found:
-            raise CommandError(f"the storage has no schedule {printable(name)!r}", ExitStatus.NOT_FOUND)
+            told = f"the storage has no schedule {printable(name)!r}: {await _known(store)}"
+            raise CommandError(told, ExitStatus.NOT_FOUND)
     record = {"name": name, done: True}
     if isinstance(found, str):
         record["id"] = str(found)
         answer.record(record, printable(str(found)))
     else:
         answer.record(record, f"{printable(name)} {done}")
+
+
+async def _known(store: Store) -> str:
+    """Return the names of the schedules that there are, for a message."""
+    names = sorted(each.name for each in await (await _schedules_of(store)).list())
+    if not names:
+        return "it has none yet; `trio-tasks run` stores those that stand in the code"
+    return f"the schedules are {', '.join(map(printable, names[:_NAMED]))}" + (", …" if len(names) > _NAMED else "")
 
 
 _name = click.argument("name", metavar="NAME")
