@@ -68,6 +68,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "JsonCodec": lambda: t.JsonCodec(Mail),
     "Cancelled": lambda: t.Cancelled(ID),
     "Expired": lambda: t.Expired(ID),
+    "DeadlinePassed": lambda: t.DeadlinePassed(ID),
     "Killed": lambda: t.Killed(ERROR),
     "Missed": lambda: t.Missed(3),
     "Pushed": lambda: t.Pushed(ID, True),

@@ -134,7 +134,7 @@ async def test_what_is_no_channel_is_refused(make: Callable[[], Any], source: An
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"foo": 1}, TypeError, "no option 'foo'; it takes attempts, data, delay"),
+    ({"foo": 1}, TypeError, "no option 'foo'; it takes attempts, data, deadline, delay"),
     ({"id": ""}, ValueError, "must not be an empty string"),
     ({"id": 5}, TypeError, "must be a string"),
     ({"attempts": 0}, ValueError, "attempts must be 1 or more"),

@@ -175,7 +175,7 @@ def test_a_moment_by_keyword() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prio": 5}, "push has no option 'prio'; it takes attempts, data, delay, "),
+        ({"prio": 5}, "push has no option 'prio'; it takes attempts, data, deadline, delay, "),
         ({"run_after": 5}, "push has no option 'run_after'"),
         ({"build": 5}, "push has no option 'build'"),
         ({"delay": 5, "run_at": NOON}, "a delay or a run_at, not both"),

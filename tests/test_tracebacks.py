@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import re
 import sys
 import traceback
@@ -15,8 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from trio_tasks import AbortError, FileStorage, MemoryStorage, RetryPolicy, Worker, constant
-from trio_tasks._concurrency.tracebacks import LONGEST_TEXT, drop_locals, from_program, traceback_text
-from trio_tasks.layers import Timeout
+from trio_tasks._concurrency.tracebacks import LONGEST_TEXT, drop_locals, traceback_text
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -229,43 +227,3 @@ async def test_the_frames_of_the_machinery_before_the_handler_are_left_out() -> 
     last = past.traceback.split("direct cause")[1]
     assert "slot.py" not in last and "in fail\n    fail_with_a_cause()\n" in last
     assert past.seconds is not None and past.seconds >= 0 and past.version is None
-
-
-async def functions_logged_for(handler: Any, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
-    storage = MemoryStorage[int]()
-    await storage.push(1, attempts=1)
-    storage.close()
-    await Worker("w", storage, handler, **options).run()
-    [record] = caplog.records
-    assert record.exc_info
-    assert record.exc_info[1] is not None
-    assert record.exc_info[1].__traceback__ is not record.exc_info[2], "the error keeps all of its frames"
-    return re.findall(r"in (\w+)$", logging.Formatter().format(record), re.MULTILINE)
-
-
-async def test_a_dead_letter_is_logged_from_the_first_frame_of_the_program_on(caplog: pytest.LogCaptureFixture) -> None:
-    async def waits(n: int) -> None:
-        raise KeyError(n)
-
-    def is_sync(n: int) -> None:
-        raise KeyError(n)
-
-    async def a_layer(handler: Any, task: Any) -> Any:
-        return await handler(task)
-
-    assert await functions_logged_for(waits, caplog) == ["waits"]
-    caplog.clear()
-    assert await functions_logged_for(is_sync, caplog) == ["is_sync"]
-    caplog.clear()
-    first, *_, last = await functions_logged_for(waits, caplog, layers=[a_layer])
-    assert (first, last) == ("a_layer", "waits")
-
-
-def test_a_traceback_without_a_frame_of_the_program_is_left_whole() -> None:
-    trace = caught(Timeout, 0).__traceback__
-    assert trace is not None and trace.tb_next is not None
-    ours = trace.tb_next.tb_next
-    assert ours is not None, "the first two frames are of this file"
-    assert from_program(ours) is ours
-    assert from_program(trace) is trace
-    assert from_program(None) is None

@@ -43,6 +43,7 @@ from ._contracts.metrics import (
 from ._contracts.sink import TaskSink as TaskSink
 from ._contracts.storage_events import (
     Cancelled as Cancelled,
+    DeadlinePassed as DeadlinePassed,
     Expired as Expired,
     Missed as Missed,
     Pushed as Pushed,
@@ -53,6 +54,7 @@ from ._exports import rename as _rename
 from ._tasks.errors import (
     AbortError as AbortError,
     BackendError as BackendError,
+    DeadlineError as DeadlineError,
     DeferredError as DeferredError,
     DuplicateTaskError as DuplicateTaskError,
     LeaseLostError as LeaseLostError,

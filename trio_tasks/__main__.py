@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from ._printing import how_to_install
-
 
 def main() -> int:
     """Run a command of the command line; return the exit status."""
@@ -15,7 +13,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.stderr.write(f"trio-tasks needs click and rich: {how_to_install('cli')}\n")
+        sys.stderr.write("trio-tasks needs click and rich: pip install 'trio_tasks[cli]'\n")
         return 2
     del click, rich
     from ._cli.app import main as run

@@ -44,11 +44,6 @@ def quoted(option: object) -> str:
     return text if len(text) <= _LONGEST_OPTION else f"{text[: _LONGEST_OPTION - 1]}…"
 
 
-def how_to_install(extra: str) -> str:
-    """Return the command that installs an extra, and the one for a checkout."""
-    return f"pip install 'trio_tasks[{extra}]', or in a checkout pip install '.[{extra}]'"
-
-
 def class_name(error: BaseException) -> str:
     """Return the full name of the class of an error; without the module, if it is built in or of the main program."""
     kind = type(error)

@@ -32,7 +32,7 @@ EVENTS = {
     TaskEvent.CLAIM: "claimed by a worker",
     TaskEvent.LEASE_LOST: "its lease ran out, or its process died",
     TaskEvent.DUE: "its delay is over",
-    TaskEvent.EXPIRE: "`expires_in` is over",
+    TaskEvent.EXPIRE: "`expires_in`, or its deadline, is over",
     TaskEvent.FORGET: "the time for which it is kept is over",
     TaskEvent.CANCEL: "`cancel`",
     TaskEvent.ABORT: "`abort`",

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,17 +62,10 @@ def _refuse(text: str) -> None:
     raise AssertionError(f"{text} is not JSON")
 
 
-class _Terminal(io.BytesIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def call(*arguments: str, stdin: bytes | str = b"", terminals: Sequence[str] = ()) -> Ended:
-    """Run a command in this process, with pipes as its streams, but for those that are to be terminals."""
+def call(*arguments: str, stdin: bytes | str = b"") -> Ended:
+    """Run a command in this process, with pipes as its streams."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
-    out, err = ((_Terminal if name in terminals else io.BytesIO)() for name in ("stdout", "stderr"))
+    out, err = io.BytesIO(), io.BytesIO()
     streams = {"stdin": io.BytesIO(given), "stdout": out, "stderr": err}
     texts = {name: io.TextIOWrapper(each, "utf-8", write_through=True) for name, each in streams.items()}
     with ExitStack() as stack:

@@ -26,7 +26,6 @@ import trio.testing
 from trio_tasks import MemoryStorage, Monitor, Worker, open_url
 from trio_tasks._cli import running as running_command
 from trio_tasks._cli.processes import changed_at
-from trio_tasks._printing import how_to_install
 
 from tests.cli._command import call, command, environment
 
@@ -386,7 +385,7 @@ def test_health_needs_hypercorn_and_a_free_port(folder: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "hypercorn.trio", None)
     ended = call("run", "app:app", "--health", "127.0.0.1:0")
     assert (ended.status, ended.out) == (2, "")
-    assert ended.err.endswith(f": {how_to_install('health')}\n")
+    assert ended.err.endswith(" pip install 'trio_tasks[health]'\n")
 
 
 def children(pid: int) -> list[int]:

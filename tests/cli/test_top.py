@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from trio_tasks import Minute, Task, Worker, open_url
-from trio_tasks._cli.output import draw
-from trio_tasks._cli.top import _ATTEMPT_COLUMNS, _quantile, place_of
+from trio_tasks._cli.top import _quantile
 
 from tests.cli._command import KINDS, call, call_process, command, environment, filled, url_of
 
@@ -53,38 +52,7 @@ async def test_attempts_are_shown_with_the_line_at_which_they_wait(tmp_path: Pat
         assert (running["id"], running["worker"], running["attempt"]) == ("a", "ann", 1)
         assert "sleep_forever" in running["line"]
         assert (look["queues"][0]["busy"], look["queues"][0]["slots"]) == (1, 3)
-        ended = await trio.to_thread.run_sync(partial(call_process, "top", "--url", url, "--count", "1", "--no-json"))
-        place = f"tests/cli/test_top.py:{wait.__code__.co_firstlineno + 2}"
-        assert ended.out.splitlines()[-1].split()[-5:] == ["ann", place, "wait:", "await", "trio.sleep_forever()"]
-        assert ended.out.splitlines()[-2].split()[-3:] == ["waits", "at", "code"]
         nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("line", "place"),
-    [
-        ("/srv/shop/mail.py:41 in send: await x", ("/srv/shop/mail.py:41", "send: await x")),
-        (f"{Path.cwd()}/mail.py:41 in send", ("mail.py:41", "send")),
-        ("/opt/venv/lib/python3.11/site-packages/shop/mail.py:41 in f", ("shop/mail.py:41", "f")),
-        ("/usr/lib/python3.11/socket.py:4 in recv", ("socket.py:4", "recv")),
-        ("/home/somebody/projects/of/mine/shop/tasks/mail.py:41 in f: x", ("…/tasks/mail.py:41", "f: x")),
-        ("/srv/a.py:1 in f: x, for its child at /srv/b.py:2 in g: y", ("/srv/b.py:2", "g: y")),
-        ("a line of the thread that was begun at /srv/a.py:1 in f", ("/srv/a.py:1", "thread of f")),
-        ("an unknown place", ("an unknown place", "")),
-    ],
-)
-def test_the_number_of_a_line_is_kept(line: str, place: tuple[str, str]) -> None:
-    assert place_of(line) == place
-    record = {
-        "queue": "q",
-        "id": "7" * 36,
-        "name": "n" * 99,
-        "attempt": 1,
-        "since": None,
-        "worker": "w" * 99,
-        "line": line,
-    }
-    assert place[0] in draw(_ATTEMPT_COLUMNS, [record], 80).lines[1]
 
 
 def test_on_a_terminal_it_goes_on_until_ctrl_c(tmp_path: Path) -> None:

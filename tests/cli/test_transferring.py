@@ -194,18 +194,6 @@ END = {"kind": "end", "tasks": 1, "schedules": 0}
 SCHEDULE = {"kind": "schedule", "name": "s", "times": "every(days=1)", "queue": "q", "done": 0, "payload": {"cbor": 1}}
 
 
-def test_an_export_tells_on_a_terminal_how_much_it_was(tmp_path: Path) -> None:
-    url = filled("sqlite", tmp_path)
-    dump = exported(url)
-    to_file = call("export", "--url", url, terminals=["stderr"])
-    assert to_file.out == dump
-    assert "\r6 tasks exported" in to_file.err
-    assert to_file.err.endswith("\r\x1b[K6 tasks and 0 schedules exported\n")
-    shown = call("export", "--url", url, terminals=["stdout", "stderr"])
-    assert shown.out == dump
-    assert shown.err == "6 tasks and 0 schedules exported; to have them in a file: trio-tasks export > FILE\n"
-
-
 def text(*lines: object) -> bytes:
     """Return the lines: texts as they are, and others as JSON."""
     return b"".join(each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in lines)

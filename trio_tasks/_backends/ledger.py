@@ -19,11 +19,19 @@ from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
 from .._contracts.states import COUNTERS, KeyChange
-from .._contracts.storage_events import Cancelled, Expired, Replaced
+from .._contracts.storage_events import Cancelled, DeadlinePassed, Expired, Replaced
 from .._printing import escaped, quoted
-from .._tasks.errors import AbortError, LeaseLostError, TaskExpiredError, id_taken, key_taken, not_again
+from .._tasks.errors import (
+    AbortError,
+    DeadlineError,
+    LeaseLostError,
+    TaskExpiredError,
+    id_taken,
+    key_taken,
+    not_again,
+)
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from .._tasks.task import Task, attempt_number, check_expiry
+from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 from .ready_queue import DelayQueue, ReadyQueue
 from .unique_keys import UniqueKeys
@@ -133,7 +141,7 @@ class Ledger(Generic[A]):
         self._successors: dict[str, TaskId] = {}  # the newer task's id, for running tasks that were replaced
         self._keys = UniqueKeys()
         self._suspended: dict[str, str] = {}  # the reasons of suspended tasks that are delayed
-        self._start_by: dict[str, float] = {}  # the time at which each task that was never started expires
+        self._start_by: dict[str, float] = {}  # the time at which each task that waits expires, or its deadline is over
         self._expiring: list[tuple[float, str]] = []  # a heap of these times, with stale entries
         self._aborted: dict[str, str] = {}  # the reasons to kill running tasks when their attempts end
         self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
@@ -150,13 +158,18 @@ class Ledger(Generic[A]):
 
     # Coming in
 
-    def push(self, task: Task[A], now: float) -> TaskId:
+    def push(self, task: Task[A], now: float, end: float | None = None) -> TaskId:
         """Add a task; return its id, or the id of the task that has its unique key.
+
+        Args:
+          task: the task.
+          now: the time.
+          end: the time at which its deadline is over; None if it has none.
 
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``. Nothing
             changed.
-          ValueError: it would expire before it is ready.
+          ValueError: it would expire, or its deadline be over, before it is ready.
         """
         if task.parts.status is not Status.Pending:  # it was pushed before, and is finished: start afresh
             task = Task(task.args, task.parts.again(attempt=0))
@@ -167,20 +180,20 @@ class Ledger(Generic[A]):
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
-        if terms.expires_in is not None:
-            check_expiry(terms.expires_in, delay)
+        if terms is not USUAL_TERMS:
+            check_ends(terms, delay)
         if task_id in self._live or task_id in self._dead or task_id in self._done:
             raise id_taken(task_id)
         if terms.unique is not None:
-            other = self._claim(task, now)
+            other = self._claim(task, now, end)
             if other is not None:
                 return other
         self._live[task_id] = task
         parts.pushed = self.seconds()
         parts.started = parts.finished = None
         self.counts["pushed"] += 1
-        if terms.expires_in is not None:
-            self._expire_at(task_id, now + terms.expires_in)
+        if terms.expires_in is not None or end is not None or parts.deadline is not None:
+            self._set_end(parts, now, end)
         if delay <= 0:
             parts.waits_since = parts.pushed
             self._ready.append(task)
@@ -189,6 +202,15 @@ class Ledger(Generic[A]):
         if parts.run_at is not None and not terms.delay:
             self._go_by_wall(task, parts.run_at, delay, now)
         return task_id
+
+    def _set_end(self, parts: Parts, now: float, end: float | None) -> None:
+        """Set the deadline of a task that was pushed, in place of an earlier one, and the time at which it expires."""
+        parts.deadline = None if end is None else self.seconds() + end - now
+        parts.cancel_at = math.inf if end is None else end
+        expires_in = parts.terms.expires_in
+        first = parts.cancel_at if expires_in is None else min(parts.cancel_at, now + expires_in)
+        if first < math.inf:
+            self._expire_at(parts.id, first)
 
     def _expire_at(self, task_id: str, moment: float) -> None:
         self._start_by[task_id] = moment
@@ -201,7 +223,7 @@ class Ledger(Generic[A]):
             heappush(self._by_wall_clock, (moment, next(self._tiebreak), task))
             self._next_wall_look = min(self._next_wall_look, self._next_look(now, rest))
 
-    def _claim(self, task: Task[A], now: float) -> TaskId | None:
+    def _claim(self, task: Task[A], now: float, end: float | None) -> TaskId | None:
         """Take the unique key for this task, and return None; or return the id of the task that keeps it."""
         key, on_conflict = task.parts.terms.unique, task.parts.terms.on_conflict
         assert key is not None
@@ -213,7 +235,7 @@ class Ledger(Generic[A]):
             if on_conflict == "raise" or holder == task.parts.id:
                 raise key_taken(key, holder, is_finished=live is None)
             if on_conflict == "update" and live is not None and holder not in self._running:
-                self._update_by_push(live, task, now)
+                self._update_by_push(live, task, now, end)
             if on_conflict != "replace" or live is None:
                 return holder
             if not self._replace(holder, task.parts.id):
@@ -221,7 +243,7 @@ class Ledger(Generic[A]):
         self._keys.take(task.parts, now)
         return None
 
-    def _update_by_push(self, waiting: Task[A], new: Task[A], now: float) -> None:
+    def _update_by_push(self, waiting: Task[A], new: Task[A], now: float, end: float | None) -> None:
         """Give a waiting task the args, options and time of another one."""
         parts, terms, delay = waiting.parts, new.parts.terms, new.parts.seconds_to_wait
         is_ready = parts.id not in self._not_before
@@ -229,8 +251,7 @@ class Ledger(Generic[A]):
         parts.terms, parts.metadata, parts.run_at = terms, new.parts.metadata, new.parts.run_at
         self._keys.take(parts, now)
         self._start_by.pop(parts.id, None)
-        if terms.expires_in is not None:
-            self._expire_at(parts.id, now + terms.expires_in)
+        self._set_end(parts, now, end)
         if keeps_place:
             waiting.args = new.args
             return
@@ -335,21 +356,28 @@ class Ledger(Generic[A]):
         self._ready.append(task)
 
     def expire(self, now: float) -> bool:
-        """Kill tasks that were not started in time. True if there were any."""
+        """Kill tasks that were not started in time, or whose deadline is over. True if there were any."""
         is_any = False
         while self._first_expiry is not None and self._first_expiry <= now:
             moment, task_id = heappop(self._expiring)
             task = self._live[task_id]
-            self._finish(task, Killed(TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")))
+            is_deadline = task.parts.deadline is not None and moment == task.parts.cancel_at
+            if is_deadline:
+                error: Exception = DeadlineError("its deadline was over while it waited")
+            else:
+                error = TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")
+            self._finish(task, Killed(error))
             if self.events is not None and self.events.open:
-                self.events.tell(Expired(task.parts.id))
+                self.events.tell(DeadlinePassed(task.parts.id) if is_deadline else Expired(task.parts.id))
             if task.parts.finished is not None:  # it is finished since that moment
                 task.parts.finished -= max(0.0, now - moment)
             is_any = True
         return is_any
 
     def expires_at(self, task_id: str) -> float | None:
-        """Return the time at which the task of this id expires; None if it does not expire any more."""
+        """Return the time at which the task of this id, if it waits, expires, or its deadline is over; None if neither
+        will be.
+        """
         return self._start_by.get(task_id)
 
     @property
@@ -398,8 +426,7 @@ class Ledger(Generic[A]):
         self._note_attempt(parts, outcome, self.seconds())
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
-        again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
-        again.parts.run_at = parts.run_at
+        again = self._again(parts, attempts_made)
         if isinstance(outcome, Retried):
             self._note_failure(parts, outcome)
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
@@ -419,6 +446,14 @@ class Ledger(Generic[A]):
             again.parts.waits_since = parts.waits_since
             self.counts["released"] += 1
             self._ready.append_front(again)
+
+    def _again(self, parts: Parts, attempts: int) -> Task[A]:
+        """Make a task of one whose attempt has ended, to wait in its place; it has no place in the order yet."""
+        again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts))
+        again.parts.run_at = parts.run_at
+        if parts.deadline is not None:
+            self._expire_at(parts.id, parts.cancel_at)
+        return again
 
     def _note_attempt(self, parts: Parts, outcome: Outcome, ended: float) -> None:
         """Add an attempt to the sums of its minute."""
@@ -574,6 +609,7 @@ class Ledger(Generic[A]):
         if finished is None:
             return False
         parts = finished[0].parts.again(attempt=0)
+        parts.deadline = None  # it was asked for once more, whatever it was pushed with
         if parts.terms.unique is not None:
             holder = self._keys.holder(parts.terms.unique, now)
             if holder is not None and holder != parts.id:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
+    from .._contracts.deadlines import DefaultDeadline
     from .._contracts.explanation import Explanation
     from .._contracts.metrics import AttemptTotals, Minute
     from .._contracts.schedules import ScheduleChange, ScheduleEntry
@@ -86,6 +87,7 @@ class MemoryOptions(TypedDict, total=False):
     result_type: Any
     keep_results: int
     on_push: OnPush
+    deadline: DefaultDeadline | None
 
 
 @final
@@ -132,6 +134,8 @@ class MemoryStorage(
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
           returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. One with a parameter
           ``queue`` is given the name of the queue, too. Default: none.
+      deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
+          it, if there is one; so what an attempt pushes ends with the attempt's own deadline. Default: None, none.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.
@@ -148,6 +152,7 @@ class MemoryStorage(
         result_type: Any = None,
         keep_results: int = 10_000,
         on_push: OnPush = (),
+        deadline: DefaultDeadline | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -160,6 +165,7 @@ class MemoryStorage(
         result_type: Any = None,
         keep_results: int = 10_000,
         on_push: OnPush = (),
+        deadline: DefaultDeadline | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -171,6 +177,7 @@ class MemoryStorage(
         result_type: Any = None,
         keep_results: int = 10_000,
         on_push: OnPush = (),
+        deadline: DefaultDeadline | None = None,
     ) -> None:
         options = {
             "max_buffer_size": max_buffer_size,
@@ -178,6 +185,7 @@ class MemoryStorage(
             "result_type": result_type,
             "keep_results": keep_results,
             "on_push": PushHooks(on_push),
+            "deadline": deadline,
         }
         self._join(MemoryQueue(queue, type, options, {}), is_clone=False)
 
@@ -204,8 +212,8 @@ class MemoryStorage(
         """Make another queue beside this one, or another handle to the queue of this name.
 
         It is closed on its own. The options are those of the storage (``max_buffer_size``, ``codec``, ``result_type``,
-        ``keep_results``, ``on_push``), and the same as here if not given. Without a type, a queue beside one with a
-        type takes anything plain.
+        ``keep_results``, ``on_push``, ``deadline``), and the same as here if not given. Without a type, a queue beside
+        one with a type takes anything plain.
 
         Raises:
           ValueError: there is a queue of this name, with another type or other options.

@@ -19,6 +19,7 @@ from .._checks import check_count, check_text
 from .._concurrency.changes import ChangeCount
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
+from .._contracts.deadlines import check_default, end_of
 from .._contracts.event_readers import EventReaders
 from .._contracts.lending import Loan
 from .._contracts.result_waits import ResultWaits
@@ -64,6 +65,7 @@ class MemoryQueue(Generic[A]):
         self.type = type
         self.options = options
         self.on_push: PushHooks = options["on_push"].of_queue(self.name)
+        self.inherits = check_default(options["deadline"])
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
         self.pushing_handles: set[object] = set()  # handles through which tasks may still be pushed
         self.workers: dict[WorkerContext, float] = {}  # and since when they receive
@@ -84,7 +86,7 @@ class MemoryQueue(Generic[A]):
         self.closed = False
         self.is_paused = False
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
-        self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
+        self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object, float | None]] = deque()
         self._timer: trio.CancelScope | None = None
         self._clock: trio.abc.Clock | None = None  # the clock of the trio run in which the queue was last used
 
@@ -212,7 +214,9 @@ class MemoryQueue(Generic[A]):
         clock = trio.lowlevel.current_clock()
         if clock is not self._clock:
             self.note_run(clock)
-        task_id = self.ledger.push(task, clock.current_time())
+        terms = task.parts.terms
+        end = end_of(terms, inherits=self.inherits) if self.inherits or terms.deadline is not None else None
+        task_id = self.ledger.push(task, clock.current_time(), end)
         if self.events.open and task_id == task.parts.id:
             self.events.tell(Pushed(task_id, True))
         if self._receivers:
@@ -222,7 +226,7 @@ class MemoryQueue(Generic[A]):
     @trio.lowlevel.enable_ki_protection
     async def push_when_room(self, task: Task[A], handle: object) -> TaskId:
         """Wait for room, then push the task. If it is cancelled, nothing was pushed."""
-        entry = (trio.lowlevel.current_task(), task, handle)
+        entry = (trio.lowlevel.current_task(), task, handle, end_of(task.parts.terms, inherits=self.inherits))
         self._pushers.append(entry)
 
         def leave(_: object) -> trio.lowlevel.Abort:
@@ -238,9 +242,9 @@ class MemoryQueue(Generic[A]):
         """Push tasks that wait for room, in order; return True if there was room for any."""
         was_room = self.ledger.waiting < self.capacity
         while self._pushers and self.ledger.waiting < self.capacity:
-            pusher, task, _ = self._pushers.popleft()
+            pusher, task, _, end = self._pushers.popleft()
             try:
-                task_id = self.ledger.push(task, trio.current_time())
+                task_id = self.ledger.push(task, trio.current_time(), end)
             except Exception as error:  # the error is the pusher's, not the receiver's
                 trio.lowlevel.reschedule(pusher, Error(error))
             else:
@@ -261,8 +265,10 @@ class MemoryQueue(Generic[A]):
         """Push a task of a schedule, whether there is room or not; return None if it is a duplicate."""
         task = Task[A](template.payload, Parts(terms=template.terms, metadata=template.metadata))
         self.note_run(trio.lowlevel.current_clock())
+        is_given = isinstance(template.terms.deadline, float)  # a schedule has no deadline that could be inherited
         try:
-            task_id = self.ledger.push(task, trio.current_time())
+            end = end_of(template.terms, inherits=False) if is_given else None
+            task_id = self.ledger.push(task, trio.current_time(), end)
         except DuplicateTaskError:
             return None
         if self.events.open and task_id == task.parts.id:

@@ -14,6 +14,7 @@ import trio
 
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
+from .._contracts.deadlines import end_of
 from .._contracts.result_waits import ResultWaits
 from .._logging import line_of, log
 from .._tasks.errors import DuplicateTaskError
@@ -114,8 +115,11 @@ class RetryBuffer(Generic[A]):
         clock = trio.lowlevel.current_clock()
         if clock is not self._clock:
             self._clock, self.ledger.clock = clock, epoch_clock()
+        terms = task.parts.terms
+        # A channel hands over no deadline that could be inherited.
+        end = end_of(terms, inherits=False) if isinstance(terms.deadline, float) else None
         try:
-            self.ledger.push(task, clock.current_time())
+            self.ledger.push(task, clock.current_time(), end)
         except DuplicateTaskError as error:  # the sender is not known here, so only log it
             log.warning("a task from a channel was ignored: %s", error)
         else:

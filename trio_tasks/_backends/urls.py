@@ -154,6 +154,8 @@ _COUNT = _Option("a whole number", int)
 _SIZE = _Option("a whole number, or inf", lambda text: float(text) if text == "inf" else int(text))
 _CODEC = _Option("cbor or json", _codec)
 
+_INHERIT = _Option("inherit", lambda text: {"inherit": "inherit"}[text.lower()])
+
 _DURABLE = {
     "queue": _WORD,
     "lease": _SECONDS,
@@ -161,6 +163,7 @@ _DURABLE = {
     "keep_results": _SECONDS,
     "keep_dead": _SECONDS,
     "unreadable_after": _SECONDS,
+    "deadline": _INHERIT,
     "synchronous": _LEVEL,
     "create": _SWITCH,
     "read_only": _SWITCH,
@@ -215,6 +218,15 @@ _SCHEMES = {
         },
     ),
     "file": _Scheme(_file, {**_DURABLE, "repair": _SWITCH}),
-    "memory": _Scheme(_memory, {"queue": _WORD, "codec": _CODEC, "keep_results": _COUNT, "max_buffer_size": _SIZE}),
+    "memory": _Scheme(
+        _memory,
+        {
+            "queue": _WORD,
+            "codec": _CODEC,
+            "keep_results": _COUNT,
+            "max_buffer_size": _SIZE,
+            "deadline": _INHERIT,
+        },
+    ),
 }
 _EXAMPLES = {"sqlite": "sqlite:///tasks.db", "file": "file:///var/lib/tasks.journal", "memory": "memory://"}

@@ -27,7 +27,7 @@ _FORMAT = HEADER["format"]
 _CBOR = CborCodec(name="the value")
 _TASK_FIELDS = dataclasses.fields(StoredTask)
 _BYTES = frozenset(("payload", "options", "result", "history", "progress"))
-_TIMES = frozenset(("pushed", "started", "since", "due", "expires", "unique_until"))
+_TIMES = frozenset(("pushed", "started", "since", "due", "expires", "deadline", "unique_until"))
 _TASK_ORDER = (
     *(each for each in _TASK_FIELDS if each.name not in _BYTES),
     *(each for each in _TASK_FIELDS if each.name in _BYTES),
@@ -75,7 +75,8 @@ def schedule_line(name: str, schedule: StoredSchedule) -> bytes:
     template = schedule.template
     record["payload"] = shown_bytes(template.payload)
     terms = dataclasses.asdict(cast("Any", template.terms))
-    record["options"] = {name: value for name, value in terms.items() if value != _TERMS[name]}
+    given = {name: value for name, value in terms.items() if value != _TERMS[name]}
+    record["options"] = {name: None if value == math.inf else value for name, value in given.items()}
     record["metadata"] = shown_bytes(_CBOR.encode(dict(template.metadata)))
     return line(record)
 
@@ -270,7 +271,7 @@ def _terms_of(options: dict[str, Any]) -> Any:
     if unknown := options.keys() - _TERMS.keys():
         raise LineError(f"options has no {min(unknown)}; it may have {', '.join(_TERMS)}")
     builder = TaskBuilder(None)
-    for name in ("attempts", "timeout", "priority", "key", "retry_for", "expires_in"):
+    for name in ("attempts", "timeout", "priority", "key", "retry_for", "expires_in", "deadline"):
         if name in options:
             builder = getattr(builder, name)(options[name])
     if "delay" in options:

@@ -72,8 +72,8 @@ class HealthServer:
             self._serve: Any = importlib.import_module("hypercorn.trio").serve
             self._config: Any = importlib.import_module("hypercorn.config").Config()
         except ModuleNotFoundError as error:
-            told = "pip install 'trio_tasks[health]', or in a checkout pip install '.[health]'"
-            raise CommandError(f"--health needs {error.name}: {told}", ExitStatus.USAGE) from None
+            told = f"--health needs {error.name}: pip install 'trio_tasks[health]'"
+            raise CommandError(told, ExitStatus.USAGE) from None
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         try:
             self._socket = socket.create_server((address.host, address.port), family=family)

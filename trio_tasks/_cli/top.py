@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import click
 import trio
@@ -102,48 +100,8 @@ _ATTEMPT_COLUMNS = [
     Column("attempt", lambda record: str(record["attempt"]), is_number=True, leaves=3),
     Column("began", lambda record: age(record["since"]), leaves=1),
     Column("worker", lambda record: record["worker"], least=8, leaves=2),
-    Column("waits at", lambda record: place_of(record["line"]).place),
-    Column("code", lambda record: place_of(record["line"]).code, least=12, leaves=4),
+    Column("at", lambda record: record["line"], least=16),
 ]
-
-
-class Place(NamedTuple):
-    """The line at which an attempt waits, for a table: the file with the number of the line, and the code there."""
-
-    place: str
-    code: str
-
-
-_BEGUN = {
-    "a line of the thread that was begun at ": "thread of ",
-    "a line of the process that was called at ": "process of ",
-}
-_PLACE = re.compile(r"(?P<file>.+?):(?P<line>\d+) in (?P<code>.*)", re.DOTALL)
-_INSTALLED = re.compile(r".*[/\\](?:(?:site|dist)-packages|python3\.\d+)[/\\](?=.)", re.DOTALL)
-_LONGEST_FILE = 32
-"""Characters of a path; of a longer one, the table has the last two parts."""
-
-
-def place_of(line: str) -> Place:
-    """Return the place that a line of a :class:`~trio_tasks.RunningTask` names, in short: the path is relative to the
-    working directory or to where packages are installed; of an attempt that waits for its child, it is the child's.
-    """
-    text, begun = line.rpartition(", for its child at ")[2], ""
-    for start, short in _BEGUN.items():
-        if text.startswith(start):
-            text, begun = text.removeprefix(start), short
-    found = _PLACE.fullmatch(text)
-    if found is None:
-        return Place(text, "")
-    return Place(f"{_short(found['file'])}:{found['line']}", begun + found["code"])
-
-
-def _short(file: str) -> str:
-    path = Path(file)
-    with suppress(ValueError, OSError):
-        path = path.relative_to(Path.cwd())
-    path = Path(_INSTALLED.sub("", str(path)))
-    return str(path) if len(str(path)) <= _LONGEST_FILE else str(Path("…", *path.parts[-2:]))
 
 
 @final

@@ -104,8 +104,7 @@ class _Output:
 
     def __init__(self) -> None:
         self._out = sys.stdout.buffer
-        self._is_terminal = sys.stdout.isatty()
-        self._progress = _Progress("exported", is_alone=not self._is_terminal)
+        self._progress = _Progress("exported")
         self.tasks = 0
         self.schedules = 0
         self.is_closed = False
@@ -121,13 +120,10 @@ class _Output:
             self._do(partial(self._out.write, line))
 
     def finish(self) -> None:
-        """Write what is buffered; tell on a terminal how much it was."""
+        """Write what is buffered, and end the display of the progress."""
         if not self.is_closed:
             self._do(self._out.flush)
         self._progress.end()
-        if sys.stderr.isatty() and not self.is_closed:
-            told = f"{counted(self.tasks)} and {counted(self.schedules, 'schedule')} exported"
-            note(f"{told}; to have them in a file: trio-tasks export > FILE" if self._is_terminal else told)
 
     def show_progress(self) -> None:
         """Tell how many tasks were written, on a terminal."""
@@ -147,11 +143,11 @@ class _Output:
 
 @final
 class _Progress:
-    """The number of tasks so far, on standard error if that is a terminal, and nothing else is written there."""
+    """The number of tasks so far, on standard error if that is a terminal."""
 
-    def __init__(self, done: str, *, is_alone: bool = True) -> None:
+    def __init__(self, done: str) -> None:
         self._done = done
-        self._is_shown = is_alone and sys.stderr.isatty()
+        self._is_shown = sys.stderr.isatty()
 
     def show(self, number: int) -> None:
         """Show a number."""

@@ -128,16 +128,6 @@ def _bare(traceback: TracebackType | None) -> TracebackType | None:
     return traceback_of(places_of(traceback))
 
 
-def from_program(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback from its first frame on that is neither of trio nor of this library; all of it if
-    there is none.
-    """
-    rest = traceback
-    while rest is not None and rest.tb_frame.f_code.co_filename.startswith(_MACHINERY):
-        rest = rest.tb_next
-    return traceback if rest is None else rest
-
-
 def places_of(traceback: TracebackType | None) -> list[FramePlace]:
     """Return the places of the frames of a traceback."""
     places: list[FramePlace] = []

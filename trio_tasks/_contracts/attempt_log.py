@@ -12,7 +12,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, final
 
 from .._concurrency.exception_groups import attribute_of, leaves, within
-from .._concurrency.tracebacks import from_program
 from .._logging import SafeLogger, catch_errors, log_and_suppress
 from .._printing import class_name, escaped
 from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
@@ -207,10 +206,8 @@ def _text_of(error: BaseException) -> str:
 
 
 def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Return ``exc_info`` for logging, so that logging reads no attribute of the error itself. Frames before the first
-    one of the program say nothing about it, and are left out; the error keeps them.
-    """
-    return type(error), error, from_program(attribute_of(error, "__traceback__"))
+    """Return ``exc_info`` for logging, so that logging reads no attribute of the error itself."""
+    return type(error), error, attribute_of(error, "__traceback__")
 
 
 def _traceback_in_text(error: BaseException) -> str | None:

@@ -77,6 +77,8 @@ class Explanation:
     until: datetime | None = None
     """Suspended or delayed: when it is ready; None if not before it is rescheduled. Running: when its lease runs out,
     unless it is renewed."""
+    deadline: datetime | None = None
+    """When it is killed unless it is finished by then; None if it has no deadline, or is finished."""
     reason: str = ""
     """Suspended: why."""
     workers: tuple[str, ...] | None = ()
@@ -102,7 +104,7 @@ class Explanation:
         return self.ahead >= MOST_COUNTED
 
     def __str__(self) -> str:
-        return f"task {escaped(self.id)} {_SENTENCES[self.kind](self)}"
+        return f"task {escaped(self.id)} {_SENTENCES[self.kind](self)}{_deadline(self)}"
 
 
 class Place(NamedTuple):
@@ -197,6 +199,7 @@ def explanation_of(evidence: Evidence) -> Explanation:
         finished_at=task.parts.finished_at,
         error=_error_of(task),
         until=moment_at(due) if has_end and due is not None else None,
+        deadline=None if kind == "finished" else task.parts.deadline_at,
         reason=reason_text(evidence.reason) if kind == "suspended" else "",
         workers=None if evidence.workers is None else tuple(each.name for each in workers),
         slots=sum(each.slots for each in workers),
@@ -392,6 +395,16 @@ def _receivers(it: Explanation) -> str:
     if len(names) == 1:
         return f"where worker {names[0]} receives, {it.busy} of {it.slots} slots busy"
     return f"where workers {', '.join(names[:-1])} and {names[-1]} receive, {it.busy} of {it.slots} slots busy"
+
+
+def _deadline(it: Explanation) -> str:
+    if it.deadline is None:
+        return ""
+    if it.deadline <= it.as_of:
+        return f"; its deadline was over {_ago(it.deadline, it)}"
+    is_first = it.until is not None and it.until > it.deadline and it.kind != "running"
+    before = "before that " if is_first else ""
+    return f"; {before}it is killed at its deadline, in {span(it.deadline, it.as_of)}, unless it is finished by then"
 
 
 def _error(it: Explanation) -> str:

@@ -83,7 +83,7 @@ class TaskEvent(Enum):
     DUE = "due"
     """Its delay is over."""
     EXPIRE = "expire"
-    """The time within which it had to be started, ``expires_in``, is over."""
+    """The time within which it had to be started, ``expires_in``, is over, or its deadline is."""
     FORGET = "forget"
     """The time for which it is kept is over."""
 

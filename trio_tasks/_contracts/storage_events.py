@@ -36,6 +36,18 @@ class Expired:
 
 @final
 @dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The end of a task whose deadline was over while it waited, for its first attempt or another one.
+
+    It is told when that is entered, as :class:`Expired` is. An attempt that is cancelled at the deadline ends with an
+    event of its worker instead.
+    """
+
+    id: TaskId
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The end of a task that was cancelled, or discarded, while it waited.
 
@@ -65,4 +77,4 @@ class Missed:
     number: int
 
 
-StorageEvent = Union[Pushed, Expired, Cancelled, Replaced, Missed]  # noqa: UP007  for 3.10
+StorageEvent = Union[Pushed, Expired, DeadlinePassed, Cancelled, Replaced, Missed]  # noqa: UP007  for 3.10

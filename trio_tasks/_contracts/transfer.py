@@ -58,6 +58,7 @@ class StoredTask:
       due: delayed: when it is ready; ``math.inf``: not before it is rescheduled. Finished: when it is forgotten; None
           if never.
       expires: when it is killed, unless it was started before; None if it does not expire.
+      deadline: when it is killed, unless it is finished before; None if it has no deadline.
       run_at: its ``parts.run_at``, in microseconds since the epoch by the wall clock.
       by_wall_clock: True if it is delayed until ``run_at`` by the wall clock.
       unique: the unique key that it holds; None if it has none, or does not hold it any more.
@@ -86,6 +87,7 @@ class StoredTask:
     since: float | None = None
     due: float | None = None
     expires: float | None = None
+    deadline: float | None = None
     run_at: int | None = None
     by_wall_clock: bool = False
     unique: str | None = None
@@ -123,6 +125,13 @@ class StoredTask:
         return self.state in _FINISHED
 
     @property
+    def start_by(self) -> float | None:
+        """When it is killed if it waits until then, as it expires or its deadline is over; None if it is not so."""
+        if self.is_finished or self.state == "running":
+            return None
+        return min((each for each in (self.expires, self.deadline) if each is not None), default=None)
+
+    @property
     def size(self) -> int:
         """The bytes of its payload and its options, which are limited together."""
         return len(self.payload) + len(self.options or b"")
@@ -141,7 +150,7 @@ class StoredTask:
     def _check_numbers(self) -> None:
         _check_bits(self.priority, "priority", None)
         _check_bits(self.attempt, "attempt", 0)
-        for name in ("pushed", "started", "since", "expires"):
+        for name in ("pushed", "started", "since", "expires", "deadline"):
             if getattr(self, name) is not None:
                 _check_time(getattr(self, name), name)
         if self.due is not None:

@@ -21,7 +21,6 @@ from .._handlers.adapter import attempt_by
 from .._handlers.annotations import class_of, without_none
 from .._handlers.parameters import comes_to, not_a_task, parameter_text
 from .._logging import catch_errors, line_of, log
-from .._printing import how_to_install
 from .._tasks.errors import AbortError, ProcessDiedError
 from .._tasks.extensions import Metadata
 from .._tasks.outcome import Status
@@ -61,7 +60,7 @@ def import_pool() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "trio_parallel":
             raise
-    message = f"process=True needs trio-parallel, which is not installed: {how_to_install('cpu')}"
+    message = "process=True needs trio-parallel, which is not installed: pip install 'trio_tasks[cpu]'"
     raise ModuleNotFoundError(message, name="trio_parallel")
 
 

@@ -14,7 +14,7 @@ import trio
 from .._checks import check_moment, check_sync, check_text
 from .._clock import moment_at, wall_now
 from .._concurrency.virtual_time import epoch_clock
-from .._printing import how_to_install, quoted
+from .._printing import quoted
 from .schedule import UTC, Firing, IntervalSpec, every, in_zone, seconds_to_sleep, zone_of
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def _parse(expression: str) -> _Fields:
         from cronsim import CronSim, CronSimError
     except ImportError:
         raise ModuleNotFoundError(
-            f"cron() needs cronsim, which is not installed: {how_to_install('cron')}", name="cronsim"
+            "cron() needs cronsim, which is not installed: pip install 'trio_tasks[cron]'", name="cronsim"
         ) from None
     try:
         read = CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001  the fields do not depend on it

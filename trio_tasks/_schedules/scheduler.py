@@ -62,6 +62,8 @@ def firing_task(name: str, schedule: StoredSchedule, zone: str, time: int, now: 
     delay = max(0.0, (time - now) / 1e6 + jitter_of(name, time, schedule.jitter)) if schedule.jitter else terms.delay
     if terms.expires_in is not None:
         terms = replace(terms, expires_in=terms.expires_in + delay)
+    if isinstance(terms.deadline, float):
+        terms = replace(terms, deadline=terms.deadline + delay)
     if schedule.overlap == "skip":
         terms = replace(terms, unique=name, on_conflict="skip", unique_until="end", unique_for=None)
     metadata = {**template.metadata, **firing_metadata(name, zone, time, schedule.fired)}

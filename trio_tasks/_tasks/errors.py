@@ -270,5 +270,12 @@ class TaskExpiredError(Exception):
 
 
 @final
+class DeadlineError(Exception):
+    """An error: the deadline of the task was over before the task was finished, so it was killed. Its attempt, if there
+    was one, was cancelled; the error may have a cause, with which that has ended.
+    """
+
+
+@final
 class OverloadedError(Exception):
     """An error: a layer refused this attempt, since there was no room for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ A = TypeVar("A")
 
 OnConflict = Literal["skip", "replace", "update", "raise"]
 UniqueUntil = Literal["start", "end", "forgotten"]
+Inherit = Literal["inherit"]
 
 
 @final
@@ -46,7 +48,10 @@ def attempt_number(number: int) -> Attempt:
 @final
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The options that a task was made with; they never change. Durations are in seconds."""
+    """The options that a task was made with; they never change. Durations are in seconds.
+
+    A ``deadline`` of ``math.inf`` is none, whatever the storage says of tasks without one.
+    """
 
     attempts: int | None = None
     timeout: float | None = None
@@ -60,6 +65,7 @@ class Terms:
     unique_until: UniqueUntil = "end"
     unique_for: float | None = None
     key: str | None = None
+    deadline: float | Inherit | None = None
 
 
 USUAL_TERMS = Terms()
@@ -95,7 +101,8 @@ class Parts:
 
     ``pushed``, ``started`` and ``finished`` are seconds since the epoch, by the storage's clock: when it was pushed,
     when the latest attempt began (its claim, on a stored storage), when it ended for good. Each is None as long as that
-    has not happened; :attr:`pushed_at` and the like are the same as datetimes.
+    has not happened; :attr:`pushed_at` and the like are the same as datetimes. ``deadline``, by the same clock, is when
+    the task is killed unless it is finished by then; None if it has no deadline.
 
     A copy, or a pickled one, says the same of the task, and is in no worker's hands: it has no ``context`` of a backend
     and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.
@@ -104,7 +111,9 @@ class Parts:
     __slots__ = (
         "_extensions",
         "attempt",
+        "cancel_at",  # the deadline by trio's clock, of a task that has one, in an attempt or in memory
         "context",
+        "deadline",
         "finished",
         "holder",
         "id",
@@ -137,6 +146,8 @@ class Parts:
         self.pushed: float | None = None
         self.started: float | None = None
         self.finished: float | None = None
+        self.deadline: float | None = None
+        self.cancel_at: float
         self.position: int
         self.policy: RetryPolicy  # of the function that the task is for, if it has one
         self.terms: Terms = terms
@@ -179,6 +190,11 @@ class Parts:
     def finished_at(self) -> datetime | None:
         """The moment at which it was done, failed or killed, in UTC; None if it is unfinished."""
         return None if self.finished is None else moment_at(self.finished)
+
+    @property
+    def deadline_at(self) -> datetime | None:
+        """The moment of its deadline, in UTC; None if it has none."""
+        return None if self.deadline is None else moment_at(self.deadline)
 
     @property
     def attempts(self) -> int | None:
@@ -254,6 +270,8 @@ class Parts:
             extensions=self._extensions,
         )
         again.pushed, again.started = self.pushed, self.started
+        if self.deadline is not None:
+            again.deadline, again.cancel_at = self.deadline, getattr(self, "cancel_at", math.inf)
         return again
 
     def copy(self) -> Parts:
@@ -276,7 +294,7 @@ class Parts:
 
     def _fields(self, extensions: Extensions | None) -> tuple[Any, ...]:
         """All that is the same in a copy, as arguments of :func:`_parts_again`."""
-        times = self.pushed, self.started, self.finished
+        times = self.pushed, self.started, self.finished, self.deadline
         return self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata, times, extensions
 
     def __repr__(self) -> str:
@@ -290,13 +308,13 @@ def _parts_again(
     run_at: datetime | None,
     terms: Terms,
     metadata: Metadata,
-    times: tuple[float | None, float | None, float | None] = (None, None, None),
+    times: tuple[float | None, ...] = (),
     extensions: Extensions | None = None,
 ) -> Parts:
     """Make parts again from a copy or a pickle."""
     parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
     parts.status, parts.run_at = status, run_at
-    parts.pushed, parts.started, parts.finished = times
+    parts.pushed, parts.started, parts.finished, parts.deadline = (*times, None, None, None, None)[:4]
     return parts
 
 
@@ -374,6 +392,9 @@ class TaskOptions(TypedDict, total=False):
     """For a key that is taken: ``"skip"`` (the default), ``"replace"``, ``"update"`` or ``"raise"``."""
     expires_in: float
     """Seconds after which a task that has not begun is killed. Default: never."""
+    deadline: float | Inherit | None
+    """Seconds after which the task is killed, begun or not; ``"inherit"``: the deadline of the caller. Default: None,
+    unless the storage says otherwise."""
 
 
 @final
@@ -516,6 +537,20 @@ class TaskBuilder(Generic[A]):
         """
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
+    def deadline(self, seconds: float | Inherit | None) -> TaskBuilder[A]:
+        """Set the seconds after the push at which the task is killed, with :exc:`DeadlineError`, unless it is finished.
+
+        Unlike ``expires_in`` it holds for the whole life of the task: while it waits, in whatever attempt, and in each
+        attempt, which is cancelled then. It must be more than the delay; :meth:`build` and the push refuse it
+        otherwise.
+
+        Args:
+          seconds: more than 0; or ``"inherit"`` for what is left until the deadline of the trio task that pushes,
+              ``trio.current_effective_deadline()``, if there is one; or None for no deadline, also where the storage
+              says ``deadline="inherit"``.
+        """
+        return self._with(deadline=_check_option_deadline(seconds))
+
     def _set_options(self, options: TaskOptions, taker: str) -> TaskBuilder[A]:
         """Set options by the keywords of ``push``; errors call what takes them ``taker``."""
         if "delay" in options and "run_at" in options:
@@ -554,14 +589,13 @@ class TaskBuilder(Generic[A]):
         """Make the task; push it to store it.
 
         Raises:
-          ValueError: it would expire before it is ready.
+          ValueError: it would expire, or its deadline be over, before it is ready.
         """
         return Task(self._args, self._make_parts())
 
     def _make_parts(self) -> Parts:
         """Make the parts of a task with these options."""
-        if self._terms.expires_in is not None:
-            check_expiry(self._terms.expires_in, self._terms.delay)
+        check_ends(self._terms, self._terms.delay)
         parts = Parts(
             self._id,
             terms=self._terms,
@@ -580,13 +614,31 @@ class TaskBuilder(Generic[A]):
         return f"<TaskBuilder for {value_shown(self._args)}>"
 
 
-def check_expiry(expires_in: float, delay: float) -> None:
-    """Check that a task is ready before it expires."""
-    if delay >= expires_in:
+def check_ends(terms: Terms, delay: float) -> None:
+    """Check that a task is ready before it expires, and before a deadline that was given in seconds."""
+    if terms.expires_in is not None and delay >= terms.expires_in:
         raise ValueError(
-            f"expires_in must be more than the delay, which is {delay:g} s, and not {expires_in:g} s: the task would "
-            "expire before it is ready"
+            f"expires_in must be more than the delay, which is {delay:g} s, and not {terms.expires_in:g} s: the task "
+            "would expire before it is ready"
         )
+    if isinstance(terms.deadline, float) and delay >= terms.deadline:
+        raise ValueError(
+            f"deadline must be more than the delay, which is {delay:g} s, and not {terms.deadline:g} s: the task would "
+            "be killed before it is ready"
+        )
+
+
+def _check_option_deadline(value: object) -> float | Inherit:
+    """Check a deadline as it is given, and return it as it is kept in :class:`Terms`."""
+    if value is None:
+        return math.inf
+    if value == "inherit":
+        return "inherit"
+    if isinstance(value, str):
+        raise ValueError(f"deadline must be a number of seconds, 'inherit' or None, not {quoted(value)}")
+    if value == math.inf:
+        raise ValueError("deadline must be a finite number of seconds, not inf: deadline=None stands for no deadline")
+    return check_seconds(value, "deadline", positive=True)
 
 
 def check_until(value: object, name: str) -> UniqueUntil:

@@ -30,7 +30,7 @@ from .._contracts.lending import SLOTS, is_attempted
 from .._contracts.report import Interruption
 from .._logging import catch_errors, log
 from .._printing import escaped
-from .._tasks.errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
+from .._tasks.errors import DeadlineError, LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, judge
 from .._tasks.task_info import first_began
 from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
@@ -235,7 +235,7 @@ class Slot:
             self._check_attempts_left(parts)
         if parts.unfit is not None:
             raise parts.unfit
-        if parts.terms.timeout is not None:
+        if parts.terms.timeout is not None or parts.deadline is not None:
             return self._run_in_time(task, parts.terms.timeout)
         handler = self._handler
         return _interruptibly(handler(task))
@@ -256,13 +256,24 @@ class Slot:
             parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
 
     @trio.lowlevel.disable_ki_protection
-    async def _run_in_time(self, task: Task[Any], seconds: float) -> Any:
-        with trio.move_on_after(seconds):
-            return await self._handler(task)
-        parts = task.parts
+    async def _run_in_time(self, task: Task[Any], seconds: float | None) -> Any:
+        """Run the handler until the timeout of the attempt, or the deadline of the task, whichever comes first."""
+        parts, now = task.parts, self._now()
+        deadline = _deadline_of(parts)
+        timeout = math.inf if seconds is None else now + seconds
+        if deadline > now:
+            with trio.CancelScope(deadline=min(timeout, deadline)):
+                return await self._handler(task)
+        if deadline <= timeout:
+            late = self._past_deadline(parts)
+            self._forced_outcome = self._forced_outcome or Killed(late)
+            raise late
         raise trio.TooSlowError(
             f"attempt {parts.attempt} of task {escaped(parts.id)} took longer than its {seconds} seconds"
         )
+
+    def _past_deadline(self, parts: Parts) -> DeadlineError:
+        return DeadlineError(f"the deadline of task {escaped(parts.id)} was over in its attempt {parts.attempt}")
 
     def __enter__(self) -> None:
         """Begin the block."""
@@ -329,6 +340,10 @@ class Slot:
             is_over = (
                 terms.retry_for is not None and isinstance(outcome, Retried) and self._elapsed(parts) >= terms.retry_for
             )
+            if parts.deadline is not None and isinstance(outcome, Retried) and now >= _deadline_of(parts):
+                late = self._past_deadline(parts)
+                late.__cause__ = error
+                return Killed(late)
             return Failed(error) if is_over else outcome
         name = type(error).__name__
         log.error(
@@ -519,6 +534,11 @@ class Slot:
         """
         trio.lowlevel.current_task().context = self._initial_context.copy()
         await trio.lowlevel.checkpoint()
+
+
+def _deadline_of(parts: Parts) -> float:
+    """Return the deadline of a task in an attempt by trio's clock; infinity if it has none."""
+    return math.inf if parts.deadline is None else getattr(parts, "cancel_at", math.inf)
 
 
 @trio.lowlevel.disable_ki_protection

@@ -12,7 +12,6 @@ from types import ModuleType as _Module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 from .._exports import rename as _rename
-from .._printing import how_to_install as _how_to_install
 
 if _TYPE_CHECKING:
     from ._collector import Collector as Collector
@@ -44,7 +43,7 @@ def __getattr__(name: str) -> _Any:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        message = f"trio_tasks.observe.{name} needs {error.name}: {_how_to_install(extra)}"
+        message = f"trio_tasks.observe.{name} needs {error.name}: pip install 'trio_tasks[{extra}]'"
         raise ModuleNotFoundError(message, name=error.name) from None
     globals()[name] = value
     _rename(__name__, {name: value})

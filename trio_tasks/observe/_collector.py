@@ -9,7 +9,6 @@ import trio
 
 from .._checks import check_seconds
 from .._concurrency.threads import is_in_trio_thread
-from .._printing import how_to_install
 from ._readings import readings_of
 from ._snapshot import SnapshotReader
 
@@ -120,4 +119,4 @@ def _naming_extra(extra: str) -> Generator[None, None, None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}: {how_to_install(extra)}", name=error.name) from None
+        raise ModuleNotFoundError(f"{error}: pip install 'trio_tasks[{extra}]'", name=error.name) from None

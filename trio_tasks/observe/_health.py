@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 import trio
 
 from .._logging import log_and_suppress
-from .._printing import how_to_install
 from ._collector import Collector
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class Health:
             from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
         except ModuleNotFoundError as error:
             await trio.lowlevel.checkpoint()
-            return _Response(501, _as_json({"error": f"{error}: {how_to_install('prometheus')}"}))
+            return _Response(501, _as_json({"error": f"{error}: pip install 'trio_tasks[prometheus]'"}))
         if self._registry is None:
             self._registry = CollectorRegistry()
             self._collector.prometheus(self._registry)

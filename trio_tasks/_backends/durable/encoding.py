@@ -7,6 +7,7 @@ raises a :class:`BackendError`.
 from __future__ import annotations
 
 import builtins
+import math
 import sys
 import traceback
 from datetime import datetime
@@ -25,7 +26,7 @@ from ..._contracts.worker_info import MOST_RUNNING, RunningTask, WorkerInfo
 from ..._logging import catch_errors, text_of
 from ..._printing import LONGEST_TEXT, escaped
 from ..._tasks import errors
-from ..._tasks.errors import AbortError, BackendError, OrphanedError, StoredError, TaskExpiredError
+from ..._tasks.errors import AbortError, BackendError, DeadlineError, OrphanedError, StoredError, TaskExpiredError
 from ..._tasks.extensions import NO_METADATA, Metadata
 from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number, check_until
 from ..._tasks.task_id import TaskId
@@ -94,7 +95,9 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
         terms.expires_in,
         _METADATA.encode(dict(metadata)) if metadata else None,
     ]
-    if terms.key is not None:
+    if terms.deadline is not None:
+        fields += (given, terms.retry_for, terms.unique_until, terms.unique_for, terms.key, terms.deadline)
+    elif terms.key is not None:
         fields += (given, terms.retry_for, terms.unique_until, terms.unique_for, terms.key)
     elif terms.unique_until != "end" or terms.unique_for is not None:
         fields += (given, terms.retry_for, terms.unique_until, terms.unique_for)
@@ -139,7 +142,7 @@ def decode_options(options: bytes | None, name: str | None = None) -> tuple[Term
     try:
         fields = _read(options, "the options of a task")
         *terms, metadata = fields[:_OPTIONS_LENGTH]
-        values: list[Any] = [*terms, name, *fields[_OPTIONS_LENGTH + 1 : _OPTIONS_LENGTH + 5]]
+        values: list[Any] = [*terms, name, *fields[_OPTIONS_LENGTH + 1 : _OPTIONS_LENGTH + 6]]
         found = Terms(*values)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
@@ -178,6 +181,8 @@ def _check_terms(terms: Terms) -> None:
         check_text(terms.key, "key")
     if terms.unique_until != "end":
         check_until(terms.unique_until, "unique_until")
+    if terms.deadline not in (None, "inherit", math.inf):
+        check_seconds(terms.deadline, "deadline", positive=True)
 
 
 # Errors
@@ -342,6 +347,11 @@ def _unpacked(value: Any) -> Any:
 def expired_error() -> bytes:
     """Return the stored error of a task that was not started in time."""
     return encode_error(TaskExpiredError("not started within its expires_in"))
+
+
+def deadline_error() -> bytes:
+    """Return the stored error of a task that waited when its deadline was over."""
+    return encode_error(DeadlineError("its deadline was over while it waited"))
 
 
 def overflow_error() -> bytes:

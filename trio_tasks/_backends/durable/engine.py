@@ -12,7 +12,8 @@ has rows, in queues, and one method for nearly all of its work, :meth:`Engine.ex
   After that, the processes that share the store may renew leases before any is taken for lost. Changes that fall due
   by it (delays, leases, expiries, retention) are entered by any exchange with claims, in any process. Expiries and
   retention count from their very moment on, entered or not, delayed or not: a row that has expired is seen as KILLED,
-  and one whose retention is over is not seen at all; a row that has expired does not hold its unique key any more.
+  and one whose retention is over is not seen at all; a row that has expired does not hold its unique key any more. A
+  row that waits expires when it was not claimed in time, or when its deadline is over.
 * **Order.** Of the rows that wait, the higher priority goes first, then the one that waits longest: a delayed or
   suspended one waits from when it is due, a retried one from when it was settled, a released one or an orphan from
   when it first did.
@@ -144,6 +145,8 @@ class NewRow(NamedTuple):
     """Seconds from now for which the unique key is held, whatever becomes of the row."""
     key: str | None = None
     """The key of the group to which the row belongs; None if it has none."""
+    deadline: float | None = None
+    """On the engine's clock: a row that waits then, claimed before or not, is killed; stored and returned."""
 
 
 class Settlement(NamedTuple):
@@ -217,6 +220,8 @@ class ClaimedRow(NamedTuple):
     """When it was claimed: the time of the exchange."""
     since: float = 0.0
     """Since when it was ready."""
+    deadline: float | None = None
+    """As in :class:`NewRow`; None after it was resumed."""
 
 
 class StoredRow(NamedTuple):
@@ -236,7 +241,8 @@ class StoredRow(NamedTuple):
     worker: str | None
     """The name of the worker that claimed it last."""
     expires: float | None = None
-    """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
+    """On the engine's clock: when it is killed, by its deadline or otherwise, unless it is claimed before; None if it
+    does not wait, or is not killed so."""
     run_at: int | None = None
     """As in :class:`NewRow`, or as it was settled or rescheduled."""
     name: str | None = None
@@ -248,6 +254,8 @@ class StoredRow(NamedTuple):
     """When it was finished; of one that has expired, when it did; None if it is unfinished."""
     suspended: str | None = None
     """The reason of the suspension that delays it; None if none does."""
+    deadline: float | None = None
+    """As in :class:`NewRow`; None after it was resumed."""
 
 
 class LocatedRow(NamedTuple):
@@ -341,6 +349,8 @@ class KillReason(IntEnum):
     """It was cancelled, or forgotten, while it was WAITING or DELAYED."""
     NOT_AGAIN = 3
     """It was RUNNING, and must not wait again: it was to be aborted, or no more attempts can be counted."""
+    DEADLINE = 4
+    """It waited when its deadline was over."""
 
 
 class KilledRow(NamedTuple):

@@ -297,7 +297,7 @@ class QueueOperations:
     async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
         """Change schedules, and push tasks with them."""
         engine = self._loop.engine
-        updates = [update_of(each, self._queue.name, engine.longest) for each in changes]
+        updates = [update_of(each, self._queue.name, engine) for each in changes]
         outcomes = await self._loop.ask(engine.set_schedules, updates)
         self._loop.schedule_changes.note()
         if any(outcome.ids for outcome in outcomes):

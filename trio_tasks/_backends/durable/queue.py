@@ -11,6 +11,7 @@ from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
+from ..._contracts.deadlines import check_default
 from ..._contracts.event_readers import EventReaders
 from ..._contracts.lending import SLOTS
 from ..._contracts.minutes import Tally
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from ..._codecs.codec import Codec
+    from ..._contracts.deadlines import DefaultDeadline
     from ..._contracts.sink import OnPush
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
@@ -118,6 +120,8 @@ class StorageOptions(TypedDict, total=False):
           version of the program can; after that it is a dead letter; default 86400, a day.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
           returns the task to push instead; default none.
+      deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
+          it, if there is one; default None.
     """
 
     lease: float
@@ -134,6 +138,8 @@ class StorageOptions(TypedDict, total=False):
     """Seconds for which a task that cannot be decoded is put back, before it fails; default 86400, a day."""
     on_push: OnPush
     """Called with each task before it is pushed; returns the task to push instead; default none."""
+    deadline: DefaultDeadline | None
+    """``"inherit"``: a task that is pushed without a deadline has that of the caller, if there is one; default None."""
 
 
 _A_DAY = 86_400.0
@@ -145,6 +151,7 @@ _USUAL = StorageOptions(
     keep_dead=math.inf,
     unreadable_after=_A_DAY,
     on_push=(),
+    deadline=None,
 )
 
 
@@ -170,6 +177,7 @@ class QueueState:
         "events",
         "extensions",
         "handles",
+        "inherits",
         "is_drained",
         "keep_dead",
         "keep_results",
@@ -211,6 +219,7 @@ class QueueState:
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.on_push = PushHooks(given["on_push"], self.name)
+        self.inherits = check_default(given["deadline"])
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self.prefetched: deque[Task[Any]] = deque()  # tasks that are claimed, and given to no slot yet
         self.prefetched_at = 0.0  # the time at which the last of them was claimed
@@ -347,7 +356,7 @@ class QueueState:
         return [_NOT_DECODED] * len(rows)
 
     def _task_of(self, row: ClaimedRow, args: Any, until: float, now: float, worker: str) -> Task[Any]:
-        key, token, task_id, attempt, _, options, history, run_at, name, pushed, started, since = row
+        key, token, task_id, attempt, _, options, history, run_at, name, pushed, started, since, deadline = row
         extensions = self.extensions.get(task_id) if self.extensions else None
         parts = Parts(stored_id(task_id), attempt=attempt_number(attempt), extensions=extensions)
         is_ordinary = options is None and history is None and run_at is None and name is None
@@ -357,6 +366,8 @@ class QueueState:
         parts.pushed = pushed
         parts.started = started
         parts.waits_since = since
+        if deadline is not None:
+            parts.deadline, parts.cancel_at = deadline, trio.current_time() + deadline - now
         parts.context = Lease(self, key, token, history, until, worker)
         return Task(args, parts)
 

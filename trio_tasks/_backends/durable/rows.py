@@ -16,16 +16,17 @@ from ..._codecs.codec import CborCodec, EncodeError
 from ..._concurrency.tracebacks import traceback_text
 from ..._concurrency.virtual_time import uses_wall_clock
 from ..._contracts.bulk import Refusal
+from ..._contracts.deadlines import seconds_left
 from ..._contracts.explanation import reason_text
 from ..._contracts.sink import check_storable
 from ..._contracts.states import STATUSES, TaskState
-from ..._contracts.storage_events import Cancelled, Expired, Replaced
+from ..._contracts.storage_events import Cancelled, DeadlinePassed, Expired, Replaced
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, DuplicateTaskError, UnsettledError
 from ..._tasks.extensions import NO_METADATA
 from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number, check_expiry
+from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number, check_ends
 from ..._tasks.task_id import stored_id
 from ..._tasks.task_info import PastAttempt, StoredTaskInfo
 from .encoding import (
@@ -66,13 +67,14 @@ STATUS_AFTER = {kind: STATUSES[change.state] for kind, change in CHANGES.items()
 # A pushed task
 
 
-def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
+def row_of(task: Task[Any], queue: QueueState, longest: float, now: Callable[[], float]) -> NewRow:
     """Make the row to insert for a task.
 
     Args:
-      task: the task. Its ``parts.run_at`` becomes the value that is stored.
+      task: the task. Its ``parts.run_at`` and ``parts.deadline`` become the values that are stored.
       queue: the queue to which it is pushed.
       longest: the most bytes that the store takes.
+      now: the clock of the store.
 
     Raises:
       TypeError, ValueError: it cannot be stored.
@@ -81,8 +83,12 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     terms = parts.terms
     check_storable(parts)
     delay = parts.seconds_to_wait
-    if terms.expires_in is not None:
-        check_expiry(terms.expires_in, delay)
+    deadline: float | None = None
+    if terms is not USUAL_TERMS:
+        check_ends(terms, delay)
+    if queue.inherits or terms.deadline is not None:
+        rest = seconds_left(terms, inherits=queue.inherits)
+        deadline = None if rest is None else now() + rest
     run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
     payload, options = queue.codec.encode(task.args), None
     if terms is not USUAL_TERMS or parts.metadata is not NO_METADATA or run_at is not None:
@@ -105,8 +111,9 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
         terms.unique_until,
         terms.unique_for,
         terms.key,
+        deadline,
     )
-    parts.run_at = run_at
+    parts.run_at, parts.deadline = run_at, deadline
     return row
 
 
@@ -270,7 +277,7 @@ def task_of(stored: StoredRow, queue: QueueState) -> Task[Any]:
         parts.run_at = moment_of(stored.run_at, stored.options)
         parts.terms, parts.metadata = decode_options(stored.options, stored.name)
         parts.pushed, parts.started = check_time(stored.pushed), check_time(stored.started)
-        parts.finished = check_time(stored.finished)
+        parts.finished, parts.deadline = check_time(stored.finished), check_time(stored.deadline)
         args = queue.codec.decode(stored.payload)
     parts.unfit = caught.error
     return Task(args, parts)
@@ -297,11 +304,13 @@ def refusal_of(stored: StoredRow | None) -> Refusal:
     return Refusal(_STATUS[stored.state], stored.worker if stored.state is State.RUNNING else None)
 
 
-def event_of(row: KilledRow) -> Expired | Cancelled | Replaced | None:
+def event_of(row: KilledRow) -> Expired | DeadlinePassed | Cancelled | Replaced | None:
     """Return the event of a row that the engine has killed; None if there is none, since it ran."""
     task_id = stored_id(row.id)
     if row.reason is KillReason.EXPIRED:
         return Expired(task_id)
+    if row.reason is KillReason.DEADLINE:
+        return DeadlinePassed(task_id)
     if row.reason is KillReason.REPLACED:
         return Replaced(task_id, stored_id(row.by))
     return Cancelled(task_id) if row.reason is KillReason.CANCELLED else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import cbor2
 
 from ..._clock import microseconds_of, wall_after
+from ..._contracts.deadlines import seconds_left
 from ..._contracts.schedules import (
     MissedPolicy,
     OverlapPolicy,
@@ -25,7 +26,7 @@ from .rows import check_length
 
 if TYPE_CHECKING:
     from ..._contracts.schedules import ScheduleChange
-    from .engine import ScheduleOutcome, ScheduleRow
+    from .engine import Engine, ScheduleOutcome, ScheduleRow
 
 _FORMAT = 1
 _MISSED, _OVERLAP = get_args(MissedPolicy), get_args(OverlapPolicy)
@@ -43,15 +44,16 @@ def entry_of(row: ScheduleRow) -> ScheduleEntry:
     return ScheduleEntry(row.name, row.revision, schedule, row.body is None)
 
 
-def update_of(change: ScheduleChange, queue: str, longest: float) -> ScheduleUpdate:
+def update_of(change: ScheduleChange, queue: str, engine: Engine) -> ScheduleUpdate:
     """Encode a change, for the engine.
 
     Raises:
       EncodeError: it is longer than the store takes.
     """
     body = None if change.schedule is None else _encode(change.schedule)
-    check_length(len(body or b""), longest, "the schedule")
-    return ScheduleUpdate(change.name, change.was, body, [_row_of(each, queue) for each in change.tasks])
+    check_length(len(body or b""), engine.longest, "the schedule")
+    rows = [_row_of(each, queue, engine) for each in change.tasks]
+    return ScheduleUpdate(change.name, change.was, body, rows)
 
 
 def result_of_update(outcome: ScheduleOutcome) -> ScheduleResult:
@@ -60,14 +62,17 @@ def result_of_update(outcome: ScheduleOutcome) -> ScheduleResult:
     return ScheduleResult(outcome.revision, ids)
 
 
-def _row_of(template: TaskTemplate, queue: str) -> NewRow:
+def _row_of(template: TaskTemplate, queue: str, engine: Engine) -> NewRow:
     terms = template.terms
+    is_given = isinstance(terms.deadline, float)  # a schedule has no deadline that could be inherited
+    rest = seconds_left(terms, inherits=False) if is_given else None
     run_at = wall_after(terms.delay) if terms.delay else None
     options = encode_options(terms, template.metadata, run_at)
     times = terms.expires_in, None if run_at is None else microseconds_of(run_at), False
     order = terms.priority, terms.delay, terms.unique, terms.on_conflict
     more = terms.name, terms.unique_until, terms.unique_for
-    return NewRow(queue, TaskId.new(), template.payload, options, *order, *times, *more, key=terms.key)
+    deadline = None if rest is None else engine.now() + rest
+    return NewRow(queue, TaskId.new(), template.payload, options, *order, *times, *more, terms.key, deadline)
 
 
 def _encode(schedule: StoredSchedule) -> bytes:

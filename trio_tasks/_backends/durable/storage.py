@@ -50,7 +50,7 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
@@ -283,10 +283,11 @@ class DurableStorage(
         check_task(task)
         return self._queue.on_push(task) if self._queue.on_push else task
 
-    def _row_of(self, task: Task[A]) -> NewRow:
+    def _row_of(self, task: Task[A], now: Callable[[], float] | None = None) -> NewRow:
         if self._closed:
             self._check_open()
-        return row_of(task, self._queue, self._loop.engine.longest)
+        engine = self._loop.engine
+        return row_of(task, self._queue, engine.longest, now or engine.now)
 
     # Receiving
 

@@ -109,8 +109,8 @@ class ExchangeSteps:
         state.insert(row)
         if new.unique is not None:
             state.take_key(row, new.unique_for)
-        if new.expires_in is not None:
-            row.expires = state.time + new.expires_in
+        if new.expires_in is not None or new.deadline is not None:
+            row.set_ends(None if new.expires_in is None else state.time + new.expires_in, new.deadline)
         row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
         state.make_wait(row, new.delay)
         return row.id
@@ -146,7 +146,7 @@ class ExchangeSteps:
         state.weight -= row.weight
         row.payload, row.options, row.priority, row.name = new.payload, new.options, new.priority, new.name
         state.weight += row.weight
-        row.expires = None if new.expires_in is None else state.time + new.expires_in
+        row.set_ends(None if new.expires_in is None else state.time + new.expires_in, new.deadline)
         row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
         state.free_key(row, KeyChange.HANDED_OVER)  # to itself
         row.unique_until = new.unique_until if new.unique_for is None else TIMED
@@ -206,4 +206,4 @@ class ExchangeSteps:
 def _claimed_row(row: Row, token: int, now: float) -> ClaimedRow:
     """Make a claimed row of a row that was claimed now."""
     first = row.key, token, row.id, row.attempt, row.payload, row.options, row.history, row.run_at
-    return new_tuple(ClaimedRow, (*first, row.name, row.pushed, now, row.since))
+    return new_tuple(ClaimedRow, (*first, row.name, row.pushed, now, row.since, row.deadline))

@@ -15,7 +15,7 @@ from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_curs
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, changed, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
-from ..durable.encoding import decode_options, encode_error, expired_error
+from ..durable.encoding import deadline_error, decode_options, encode_error, expired_error
 from ..durable.engine import (
     Changed,
     ClaimKey,
@@ -296,7 +296,8 @@ class Operations:
         row.queue.take_out(row.key)
         if row.state == DONE:
             row.result = None
-        row.attempt, row.expires, row.requested_end = 0, None, False
+        row.set_ends(None, None)
+        row.attempt, row.requested_end = 0, False
         row.run_at, row.by_wall = None, False
         state.count(row.queue, RESUMED, live=1)
         state.make_wait(row, 0.0)
@@ -436,6 +437,7 @@ def _cancelled_error() -> bytes:
 
 def _stored(row: Row, now: float) -> StoredRow:
     has_expired = row.has_expired(now)
+    error = (deadline_error() if row.ends_by_deadline else expired_error()) if has_expired else None
     return StoredRow(
         row.id,
         State.KILLED if has_expired else State(row.state),
@@ -443,7 +445,7 @@ def _stored(row: Row, now: float) -> StoredRow:
         row.payload,
         row.options,
         None if has_expired else row.due,
-        expired_error() if has_expired else row.result,
+        error if has_expired else row.result,
         row.history,
         row.progress,
         row.worker,
@@ -454,4 +456,5 @@ def _stored(row: Row, now: float) -> StoredRow:
         row.started,
         row.expires if has_expired else row.since if row.state > RUNNING else None,
         row.suspended,
+        row.deadline,
     )

@@ -27,12 +27,14 @@ flat list of fields, since that is written twice as fast as lists in lists::
     keys      number of a queue, unique key, id and key of the row that holds it for a time, and the end of that time;
               0 if it is not held so any more
     schedules name, revision, and body of the schedules that were changed; a removed one has no body
+    deadlines key and deadline of the rows that have one, or have none any more
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
 
-The last five were once left out; their order is moments, facts, minutes, keys, schedules. The unique key of a row is a
-text, or a list of it and the end of the time for which it is held, where that is not until the row is finished.
+The last six were once left out; their order is moments, facts, minutes, keys, schedules, deadlines. The unique key of
+a row is a text, or a list of it and the end of the time for which it is held, where that is not until the row is
+finished.
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -133,7 +135,12 @@ def encode_change(state: JournalState) -> bytes | None:
         transaction.minutes,
         transaction.timed_keys,
         state.schedules.changed if state.schedules.before else (),
+        [row for row, before in transaction.rows.items() if row.deadline is not None or _had_deadline(before)],
     )
+
+
+def _had_deadline(condition: tuple[Any, ...] | None) -> bool:
+    return condition is not None and condition[-1] is not None
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: bool) -> bytes:
@@ -143,7 +150,8 @@ def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: b
     all_keys = [(queue, key) for queue in state.queues.values() for key in queue.timed_keys] if with_minutes else []
     schedules: Iterable[ScheduleRow] = state.schedules.kept(state.time) if with_minutes else ()
     more = all_minutes, all_keys, schedules
-    return _encode(state, state.queues.values(), present, [], [], [], present, present, *more)
+    ending = [row for row in present if row.deadline is not None]
+    return _encode(state, state.queues.values(), present, [], [], [], present, present, *more, ending)
 
 
 def _encode(
@@ -158,6 +166,7 @@ def _encode(
     with_minutes: Iterable[tuple[QueueRows, int, str]],
     with_keys: Iterable[tuple[QueueRows, str]],
     with_schedules: Iterable[ScheduleRow],
+    with_deadlines: Iterable[Row],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -179,7 +188,7 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
-    more = _later_lists(with_minutes, with_keys, with_schedules)
+    more = _later_lists(with_minutes, with_keys, with_schedules, with_deadlines)
     numbers = state.time, state.next_key, state.next_token
     try:
         return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
@@ -191,6 +200,7 @@ def _later_lists(
     with_minutes: Iterable[tuple[QueueRows, int, str]],
     with_keys: Iterable[tuple[QueueRows, str]],
     with_schedules: Iterable[ScheduleRow],
+    with_deadlines: Iterable[Row],
 ) -> list[list[Any]]:
     """The last lists of a record; those that are empty are left out, if none follows."""
     minutes: list[Any] = []
@@ -200,7 +210,8 @@ def _later_lists(
     for queue, key in with_keys:
         keys += (queue.number, key, *queue.timed_keys.get(key, NO_KEY))
     schedules: list[Any] = [field for row in with_schedules for field in row]
-    lists = [minutes, keys, schedules]
+    deadlines: list[Any] = [field for row in with_deadlines if row.state != GONE for field in (row.key, row.deadline)]
+    lists = [minutes, keys, schedules, deadlines]
     while lists and not lists[-1]:
         lists.pop()
     return lists
@@ -219,8 +230,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        extra: list[Any] = [*more, (), (), (), (), (), ()]
-        suspended, moments, facts, minutes, keys, schedules = extra[:6]
+        extra: list[Any] = [*more, (), (), (), (), (), (), ()]
+        suspended, moments, facts, minutes, keys, schedules, deadlines = extra[:7]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
@@ -228,7 +239,7 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         found = _load_rows(state, rows, now if len(more) > 2 else None)
         for start in range(0, len(changed), _CHANGED):
             if (row := state.rows.get(changed[start])) is not None:
-                row.condition = *changed[start + 1 : start + _CHANGED], None, False, None, row.started
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False, None, row.started, row.deadline
                 found.append(row)
         for start in range(0, len(moments), 4):
             if (row := state.rows.get(moments[start])) is not None:
@@ -249,6 +260,9 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
             state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
         for start in range(0, len(schedules), 3):
             state.schedules.load(ScheduleRow._make(schedules[start : start + 3]))
+        for start in range(0, len(deadlines), 2):
+            if (row := state.rows.get(deadlines[start])) is not None:
+                row.deadline = deadlines[start + 1]
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
@@ -286,7 +300,7 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
         else:
             row.payload, row.options, row.priority = payload, options, priority
         row.unique_until = until
-        row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started
+        row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started, row.deadline
         found.append(row)
     return found
 
@@ -343,6 +357,7 @@ def _is_sound(row: Any) -> bool:
         and (row.due is None or _is_moment(row.due) or (row.due == math.inf and row.state == DELAYED))
         and (row.due is not None or row.state != DELAYED)
         and (row.expires is None or _is_moment(row.expires))
+        and (row.deadline is None or _is_moment(row.deadline))
         and (row.unique is None or type(row.unique) is str)
         and (row.unique_until == "end" or (row.unique is not None and row.unique_until in _UNTIL))
         and (row.worker is None or type(row.worker) is str)

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from ..durable.engine import WorkerRow
 
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
-MOMENTS = 4
+MOMENTS = 5
 """Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``StoredRow``; whether
-it is waited for by the wall clock; whether the row is delayed by a suspension; and when it was last claimed."""
+it is waited for by the wall clock; whether the row is delayed by a suspension; when it was last claimed; and its
+deadline."""
 GONE = 6
 """The state of rows that are forgotten."""
 TIMED = "time"
@@ -52,6 +53,7 @@ class Row:
     __slots__ = (
         "attempt",
         "by_wall",
+        "deadline",
         "due",
         "expires",
         "history",
@@ -114,6 +116,7 @@ class Row:
         self.run_at: int | None = None
         self.by_wall = False
         self.suspended: str | None = None  # the reason of the suspension that delays it
+        self.deadline: float | None = None  # the time at which it is killed, if it waits then
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -134,6 +137,7 @@ class Row:
             self.by_wall,
             self.suspended,
             self.started,
+            self.deadline,
         )
 
     @condition.setter
@@ -154,6 +158,7 @@ class Row:
             self.by_wall,
             self.suspended,
             self.started,
+            self.deadline,
         ) = fields
 
     @property
@@ -172,8 +177,18 @@ class Row:
         return len(self.payload) + _OVERHEAD + (len(self.options) if self.options is not None else 0)
 
     def has_expired(self, now: float) -> bool:
-        """Return True if the row waits, and was not claimed in time."""
+        """Return True if the row waits, and was not claimed in time, or its deadline is over."""
         return self.state <= DELAYED and self.expires is not None and self.expires <= now
+
+    @property
+    def ends_by_deadline(self) -> bool:
+        """True if a row that expires does so by its deadline."""
+        return self.expires is not None and self.expires == self.deadline
+
+    def set_ends(self, expires: float | None, deadline: float | None) -> None:
+        """Set the time by which it must be claimed, and its deadline."""
+        self.deadline = deadline
+        self.expires = min((each for each in (expires, deadline) if each is not None), default=None)
 
     def is_kept_no_longer(self, now: float) -> bool:
         """Return True if the row is finished, and was kept long enough."""

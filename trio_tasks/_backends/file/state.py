@@ -14,7 +14,7 @@ from typing import Any, final
 from ..._clock import wall_now
 from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
 from ..._contracts.states import FREED, KeyChange
-from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
+from ..durable.encoding import aborted_error, deadline_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, KilledRow, KillReason
 from .rows import (
     DELAYED,
@@ -365,6 +365,7 @@ class JournalState:
         None. If it was to be aborted, or was replaced, it is killed.
         """
         row.queue.running.pop(row.key, None)
+        row.expires = row.deadline
         if row.requested_end is True:
             self.kill(row, aborted_error(), KillReason.NOT_AGAIN)
         elif row.requested_end:
@@ -399,8 +400,11 @@ class JournalState:
         self.killed.append(KilledRow(row.queue.name, row.id, KillReason.CANCELLED))
 
     def expire(self, row: Row) -> None:
-        """Kill a row that was not claimed in time; it is finished since its moment."""
-        self.kill(row, expired_error(), KillReason.EXPIRED)
+        """Kill a row that was not claimed in time, or whose deadline is over; it is finished since its moment."""
+        if row.ends_by_deadline:
+            self.kill(row, deadline_error(), KillReason.DEADLINE)
+        else:
+            self.kill(row, expired_error(), KillReason.EXPIRED)
         assert row.expires is not None
         row.since = min(row.since, row.expires)
 
@@ -439,13 +443,13 @@ class JournalState:
         if now < self._nothing_due_before:
             return
         for queue in self.queues.values():
+            for orphan in queue.lapsed(min(now, as_of)):  # first: its deadline may be over
+                self.take_back(orphan)
             while (row := queue.pop_expired(now)) is not None:
                 self.expire(row)
             while (row := self._pop_due(queue, now)) is not None:
                 row.state, row.due = WAITING, None  # this remains true after a rollback, so it needs no record
                 queue.place(row)
-            for row in queue.lapsed(min(now, as_of)):
-                self.take_back(row)
         self._forget_retained(now)
         moments = [queue.next_due for queue in self.queues.values()]
         if (first := self.retained.first) is not None:

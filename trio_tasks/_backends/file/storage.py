@@ -81,6 +81,8 @@ class FileStorage(DurableStorage[A]):
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
           returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. One with a parameter
           ``queue`` is given the name of the queue, too. Default: none.
+      deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
+          it, if there is one; so what an attempt pushes ends with the attempt's own deadline. Default: None, none.
     """
 
     @overload

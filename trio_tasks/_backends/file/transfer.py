@@ -72,7 +72,8 @@ class TransferRows:
             started=rounded(row.started),
             since=None if state == DELAYED else rounded(row.since),
             due=rounded(row.due) if state == DELAYED else _finite(row.due) if state > RUNNING else None,
-            expires=_finite(row.expires) if state < RUNNING else None,
+            expires=_finite(row.expires) if state < RUNNING and not row.ends_by_deadline else None,
+            deadline=rounded(row.deadline),
             run_at=row.run_at,
             by_wall_clock=state == DELAYED and row.by_wall and row.run_at is not None,
             unique=unique,
@@ -154,7 +155,8 @@ class TransferRows:
         row.state, row.attempt, row.started = STATES.index(task.state), task.attempt, task.started
         moment = task.due if row.state == DELAYED else task.since
         assert moment is not None
-        row.since, row.due, row.expires = moment, task.due, task.expires
+        row.since, row.due = moment, task.due
+        row.set_ends(task.expires, task.deadline)
         if row.state == RUNNING:
             row.due, row.token = state.time, state.next_token
             state.next_token += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from ..._clock import wall_seconds
 from ..._logging import catch_errors, log
 from ..._tasks.errors import DuplicateTaskError, id_taken, key_taken
-from ..durable.encoding import expired_error, overflow_error, replaced_error
+from ..durable.encoding import deadline_error, expired_error, overflow_error, replaced_error
 from ..durable.engine import (
     COMES_BACK,
     NOT_COUNTED,
@@ -55,8 +55,8 @@ _WALL_MOVED = 0.01
 
 _INSERT = """
 INSERT INTO trio_tasks_task
-(queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall, name, pushed)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+(queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall, name, pushed, deadline)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 _INSERT_ORDINARY = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, payload, pushed)
@@ -64,7 +64,7 @@ VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 READY = """
-SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key
+SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key, deadline
 FROM trio_tasks_task WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
 ORDER BY priority DESC, order_key LIMIT ?
 """
@@ -83,12 +83,12 @@ UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended, deadline
 FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
 """
 _DUE = DUE.format("")
 WALL_DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended, deadline
 FROM trio_tasks_task WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
 """
 """The rows that are due by the wall clock, which may have been set forward."""
@@ -325,6 +325,8 @@ class ExchangeSql:
 
     def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
         start_by = None if row.expires_in is None else now + row.expires_in
+        if row.deadline is not None:
+            start_by = row.deadline if start_by is None else min(start_by, row.deadline)
         state = State.DELAYED if row.delay > 0 else State.WAITING
         ready_at = now + row.delay if row.delay > 0 else None
         due = min((each for each in (ready_at, start_by) if each is not None), default=None)
@@ -333,7 +335,7 @@ class ExchangeSql:
         wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
         key = row.unique if row.unique_for is None else None
         first = queue, row.id, state.value, row.priority, order_key, due, start_by, key, row.payload, row.options
-        return *first, row.run_at, wall, row.name, now
+        return *first, row.run_at, wall, row.name, now, row.deadline
 
     # Claiming
 
@@ -434,7 +436,10 @@ class ExchangeSql:
             rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
         for row in expired:  # more rows were due than one exchange enters
-            self._kill(row, expired_error(), KillReason.EXPIRED, claim.queue, queue, now)
+            is_deadline = row[6] == row[11]
+            error = deadline_error() if is_deadline else expired_error()
+            reason = KillReason.DEADLINE if is_deadline else KillReason.EXPIRED
+            self._kill(row, error, reason, claim.queue, queue, now)
         return [row for row in rows if row not in expired] if expired else rows
 
     def _next_due(self, queue: int, now: float) -> float | None:
@@ -526,9 +531,10 @@ class ExchangeSql:
             if row.requested_end is not None:
                 self.table.kill(queue, row.seq, unwanted(row.requested_end), now, State.WAITING, row.suspended)
                 self.table.note_end(name, row.id, row.requested_end)
+            elif row.deadline is not None and row.deadline <= now:
+                self.table.end_late(name, queue, row.seq, row.id, now, State.WAITING, None, at=row.deadline)
         elif row.start_by is not None and row.start_by <= now:
-            self.table.kill(queue, row.seq, expired_error(), now, row.state, row.suspended, at=row.start_by)
-            self.table.note_killed(name, row.id, KillReason.EXPIRED)
+            self.table.end_late(name, queue, row.seq, row.id, now, row.state, row.suspended, at=row.start_by)
         else:
             self.table.make_ready(queue, row)
 
@@ -556,7 +562,7 @@ def _json_of(keys: Sequence[Any]) -> str:
 def _is_ordinary(row: NewRow) -> bool:
     """True if a row is ready at once, and has no name and no options that could be stored."""
     is_at_once = row.delay <= 0 and row.run_at is None and row.expires_in is None
-    return is_at_once and row.options is None and row.name is None
+    return is_at_once and row.options is None and row.name is None and row.deadline is None
 
 
 def _is_held_to_the_end(row: NewRow) -> bool:
@@ -576,11 +582,13 @@ def claimed(row: Row, token: int, now: float) -> ClaimedRow:
     Raises:
       TypeError: it is none that we could have written.
     """
-    seq, task_id, attempt, payload, options, history, _, run_at, name, pushed, order_key = row
+    seq, task_id, attempt, payload, options, history, _, run_at, name, pushed, order_key, deadline = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
     if type(pushed) is not float and pushed is not None:
         raise TypeError(f"row {seq} was pushed at {pushed!r:.50}")
+    if type(deadline) is not float and deadline is not None:
+        raise TypeError(f"row {seq} has the deadline {deadline!r:.50}")
     since = order_key / 1e6
-    fields = seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since
+    fields = seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since, deadline
     return new_tuple(ClaimedRow, fields)

@@ -12,7 +12,7 @@ from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, changed, make_metrics
 from ..._logging import log
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
-from ..durable.encoding import LONGEST_STATE, decode_options, encode_error, expired_error
+from ..durable.encoding import LONGEST_STATE, deadline_error, decode_options, encode_error, expired_error
 from ..durable.engine import (
     LATEST,
     REMOVED_FOR,
@@ -33,7 +33,7 @@ from ..durable.rows import refusal_of
 from .counters import text
 from .minutes import MinuteTable
 from .search import rows_by_key, search
-from .task_table import KEPT_COUNTER
+from .task_table import KEPT_COUNTER, ready_at
 from .transfer import TransferSql
 from .unique_keys import stored_until
 from .wakeup import Address
@@ -52,7 +52,7 @@ _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
 _COLUMNS = (
     "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, "
-    "name, pushed, started, suspended"
+    "name, pushed, started, suspended, deadline"
 )
 
 _KEPT = "(due IS NULL OR due > ?)"
@@ -402,7 +402,8 @@ class Operations:
                 raise not_again(task_id, holder.id)
         held = (None, None) if is_timed else (unique, until)
         self._connection.execute(
-            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, deadline = NULL, attempt = 0, "
+            "order_key = ?, "
             "run_at = NULL, requested_end = NULL, uniq = ?, uniq_until = ?, result = iif(state = 3, NULL, result) "
             "WHERE seq = ?",
             (self._table.order_key(None, now), *held, seq),
@@ -457,8 +458,7 @@ class Operations:
             "WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
         )
         for seq, state, suspended, start_by in self._connection.execute(sql, (number, task_id, now)):
-            self._table.kill(number, seq, expired_error(), now, state, suspended, at=start_by)
-            self._table.note_killed(queue, task_id, KillReason.EXPIRED)
+            self._table.end_late(queue, number, seq, task_id, now, state, suspended, at=start_by)
 
     def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, str | None] | None:
         """The key, the state, and the reason of its suspension, of the row of this id, if it waits."""
@@ -487,10 +487,10 @@ def _stored_worker(row: Row, own: int, now: float) -> tuple[StoredWorker, Addres
 
 def _stored(row: Any, now: float) -> StoredRow | None:
     """Return the row in the state that it has at this time, stored or not yet; None if it is not kept any more."""
-    *fields, start_by, order_key, run_at, name, pushed, started, suspended = row
+    *fields, start_by, order_key, run_at, name, pushed, started, suspended, deadline = row
     reason = None if suspended is None else text(suspended)
     known = text(row[0]), State(row[1]), int(row[2])
-    stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None, reason))
+    stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None, reason, deadline))
     if stored.state > State.RUNNING:
         is_over = stored.due is not None and stored.due <= now
         # The order key has whole microseconds, and may be a little before the claim.
@@ -498,7 +498,8 @@ def _stored(row: Any, now: float) -> StoredRow | None:
     if stored.state is State.RUNNING or start_by is None:
         return stored
     if start_by <= now:
-        return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None, finished=start_by)
+        error = deadline_error() if start_by == deadline else expired_error()
+        return stored._replace(state=State.KILLED, due=None, result=error, expires=None, finished=start_by)
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
-        return stored._replace(due=order_key / 1e6)
+        return stored._replace(due=ready_at(order_key))
     return stored

@@ -164,6 +164,7 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # the time of its push
     # The time of its latest claim; both by the clock of the file.
     "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",
+    "ALTER TABLE trio_tasks_task ADD COLUMN deadline REAL",  # the time at which it is killed, if it waits then
     # The end of the time for which the row holds "uniq": "start" or "forgotten", else until it is finished.
     "ALTER TABLE trio_tasks_task ADD COLUMN uniq_until TEXT",
     "DROP INDEX trio_tasks_unique",

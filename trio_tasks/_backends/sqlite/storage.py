@@ -107,6 +107,8 @@ class SqliteStorage(DurableStorage[A]):
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
           returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. One with a parameter
           ``queue`` is given the name of the queue, too. Default: none.
+      deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
+          it, if there is one; so what an attempt pushes ends with the attempt's own deadline. Default: None, none.
     """
 
     @overload
@@ -183,11 +185,11 @@ class SqliteStorage(DurableStorage[A]):
     ) -> tuple[TaskId, bool]:
         if self._engine.opening.read_only:
             raise refused(f"{self!r} was opened with read_only=True")
-        row = self._prepare_row(make_task(args, options, self))
+        row = self._prepare_row(make_task(args, options, self), now)
         return push_over(connection, self._engine.driver, self._engine.place, row, now)
 
-    def _prepare_row(self, task: Task[A]) -> NewRow:
-        return self._row_of(self._prepare(task))
+    def _prepare_row(self, task: Task[A], now: Callable[[], float]) -> NewRow:
+        return self._row_of(self._prepare(task), now)
 
     def wake(self) -> None:
         """Tell all workers to look for new tasks now. Call it after committing a transaction that used :meth:`push_in`.

@@ -54,7 +54,7 @@ class SyncSqliteStorage(Generic[A]):
         self,
         engine: SqliteEngine,
         queue: QueueState,
-        row_of: Callable[[Task[A]], NewRow],
+        row_of: Callable[[Task[A], Callable[[], float]], NewRow],
         push_over: Callable[[object, A, TaskOptions, Callable[[], float]], tuple[TaskId, bool]],
     ) -> None:
         self._engine = engine
@@ -90,7 +90,7 @@ class SyncSqliteStorage(Generic[A]):
 
     def push_task(self, task: Task[A]) -> TaskId:
         """Push a whole task; otherwise as :meth:`push`."""
-        [task_id] = ids_of(self._insert([self._row_of(task)]))
+        [task_id] = ids_of(self._insert([self._row_of(task, self._now)]))
         return task_id
 
     def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
@@ -98,7 +98,7 @@ class SyncSqliteStorage(Generic[A]):
 
         The result also says which of the two it is. Otherwise it does the same as :meth:`push`.
         """
-        row = self._row_of(make_task(args, options, self))
+        row = self._row_of(make_task(args, options, self), self._now)
         [task_id] = ids_of(self._insert([row]))
         return Pushed(task_id, task_id == row.id)
 
@@ -111,7 +111,7 @@ class SyncSqliteStorage(Generic[A]):
           DuplicateTaskError: one is a duplicate; all others are pushed before it is raised.
         """
         options = options_for_many(options, self)
-        rows = [self._row_of(make_task(args, options, self)) for args in many]
+        rows = [self._row_of(make_task(args, options, self), self._now) for args in many]
         answers: list[str | DuplicateTaskError] = []
         for start in range(0, len(rows), BATCH_SIZE):
             answers += self._insert(rows[start : start + BATCH_SIZE])

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import wall_seconds
-from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
+from ..durable.encoding import aborted_error, deadline_error, expired_error, replaced_error, with_loss
 from ..durable.engine import CHANGES, ENDS, NOT_COUNTED, KilledRow, KillReason, Settlement, SettlementKind, State
 from .driver import RowRefusedError
 from .unique_keys import KeyTable
@@ -31,9 +31,10 @@ _FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, order_key = ?, resu
 worker = coalesce(?, worker) {HELD}"""
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
-UPDATE trio_tasks_task SET state = ?, due = ?, order_key = coalesce(?, order_key), attempt = attempt - ?,
+UPDATE trio_tasks_task SET state = ?, due = coalesce(min(?, deadline), ?2, deadline),
+order_key = coalesce(?, order_key), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
-worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = NULL, wall = NULL
+worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = deadline, wall = NULL
 {HELD}
 """
 OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
@@ -41,8 +42,9 @@ OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state <
 EXPIRED = f"SELECT seq, id, state, suspended, start_by FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 _UPDATE_BY_PUSH = """
 UPDATE trio_tasks_task SET state = ?, priority = ?, order_key = coalesce(?, order_key), due = ?, start_by = ?,
-payload = ?, options = ?, run_at = ?, wall = ?, name = ?, suspended = NULL WHERE seq = ?
+payload = ?, options = ?, run_at = ?, wall = ?, name = ?, deadline = ?, suspended = NULL WHERE seq = ?
 """
+_IS_PAST_DEADLINE = "SELECT start_by = deadline FROM trio_tasks_task WHERE seq = ?"
 IS_DUE = "SELECT 1 FROM trio_tasks_task WHERE seq = ? AND state = 1 AND iif(wall NOTNULL, wall <= ?, order_key <= ?)"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
@@ -66,6 +68,12 @@ class Due(NamedTuple):
     due: float
     wall: float | None
     suspended: str | None
+    deadline: float | None
+
+
+def ready_at(order_key: int) -> float:
+    """Return the time at which a delayed row is ready; infinity if it is not before it is rescheduled."""
+    return math.inf if order_key >= _LAST_ORDER_KEY else order_key / 1e6
 
 
 @final
@@ -180,6 +188,23 @@ class TaskTable:
         self._counters.count(queue, live=-1, killed=1, kept_killed=1)
         self._count_ready(queue, state, suspended)
 
+    def end_late(
+        self,
+        name: str,
+        queue: int,
+        seq: int,
+        task_id: str,
+        now: float,
+        state: int,
+        suspended: str | None,
+        *,
+        at: float | None,
+    ) -> None:
+        """Kill a row that waits, as it was not claimed in time, or its deadline is over: at that moment."""
+        [(is_deadline,)] = self._connection.execute(_IS_PAST_DEADLINE, (seq,))
+        self.kill(queue, seq, deadline_error() if is_deadline else expired_error(), now, state, suspended, at=at)
+        self.note_killed(name, task_id, KillReason.DEADLINE if is_deadline else KillReason.EXPIRED)
+
     def discard(self, queue: int, seq: int, state: int, suspended: str | None) -> None:
         """Delete a row that waits in this state, which counts as killed."""
         self._change("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
@@ -195,8 +220,7 @@ class TaskTable:
         """Kill rows that were not claimed in time; return how many there were."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
         for seq, task_id, state, suspended, start_by in expired:
-            self.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
-            self.note_killed(name, task_id, KillReason.EXPIRED)
+            self.end_late(name, queue, seq, task_id, now, state, suspended, at=start_by)
         return len(expired)
 
     def sweep(self, queue: int, now: float, limit: int) -> int:
@@ -217,8 +241,8 @@ class TaskTable:
     def take_back(self, queue: int, row: Due, now: float) -> None:
         """Make an orphan wait again; its attempt stays counted."""
         self._change(
-            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, requested_end = NULL, history = ? "
-            "WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 0, due = deadline, start_by = deadline, requested_end = NULL, "
+            "history = ? WHERE seq = ?",
             (with_loss(row.history, row.attempt, now, row.worker), row.seq),
         )
         self._counters.count(queue, running=-1)
@@ -235,9 +259,9 @@ class TaskTable:
 
     def update_by_push(self, seq: int, values: tuple[Any, ...], *, keeps_place: bool) -> None:
         """Give a waiting row the columns of another one, which was not inserted."""
-        _, _, state, priority, order_key, due, start_by, _, payload, options, run_at, wall, name, _ = values
+        _, _, state, priority, order_key, due, start_by, _, payload, options, run_at, wall, name, _, end = values
         moved = state, priority, None if keeps_place else order_key, due, start_by
-        self._change(_UPDATE_BY_PUSH, (*moved, payload, options, run_at, wall, name, seq))
+        self._change(_UPDATE_BY_PUSH, (*moved, payload, options, run_at, wall, name, end, seq))
 
     def is_due(self, seq: int, now: float) -> bool:
         """Return True if the time of a delayed row has come, by the clock that decides, though that is not entered."""
@@ -271,8 +295,7 @@ class TaskTable:
         """
         holder = self.keys.holder(queue, key, now)
         if holder is not None and holder.has_expired(now):
-            self.kill(queue, holder.seq, expired_error(), now, holder.state, holder.suspended, at=holder.start_by)
-            self.note_killed(name, holder.id, KillReason.EXPIRED)
+            self.end_late(name, queue, holder.seq, holder.id, now, holder.state, holder.suspended, at=holder.start_by)
             holder = self.keys.holder(queue, key, now)
         if holder is not None and holder.is_kept_no_longer(now):
             self.delete(queue, holder.seq, holder.state)

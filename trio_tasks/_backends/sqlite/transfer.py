@@ -9,7 +9,7 @@ from ..durable.engine import READ_AT_ONCE, RowsRead, State
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
 from .counters import text
 from .driver import RowRefusedError
-from .task_table import KEPT_COUNTER
+from .task_table import KEPT_COUNTER, ready_at
 from .unique_keys import stored_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SELECT seq, length(payload) + coalesce(length(options), 0) + coalesce(length(res
 the queue, in which they would have to be sorted for each page."""
 _COLUMNS = (
     "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, name, "
-    "pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall"
+    "pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline"
 )
 WHOLE_ROWS = f"""
 SELECT {_COLUMNS} FROM trio_tasks_task WHERE +queue = ? AND seq > ? AND seq <= ? AND {_KEPT} ORDER BY seq
@@ -42,8 +42,8 @@ SELECT until FROM trio_tasks_key WHERE queue = ? AND uniq = ? AND id = ? AND pus
 _INSERT = """
 INSERT INTO trio_tasks_task
 (queue, id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, name,
-pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _HOLD_UNTIL = "INSERT OR REPLACE INTO trio_tasks_key (queue, uniq, until, id, pushed) VALUES (?, ?, ?, ?, ?)"
 _COUNTED = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
@@ -85,11 +85,12 @@ class TransferSql:
           TypeError, ValueError: it is none that we could have written.
         """
         task_id, number, attempt, payload, options, due, result, history, progress, worker, *rest = row
-        start_by, order_key, run_at, name, pushed, started, suspended, priority, unique, until, end, wall = rest
+        start_by, order_key, run_at, name, pushed, started, suspended, priority, unique, until, end, *times = rest
+        wall, deadline = times
         state = State(number)
         moment = due if state is State.DELAYED or state > State.RUNNING else None
         if state is State.DELAYED and start_by is not None and due == start_by:  # it expires before it is ready
-            moment = order_key / 1e6
+            moment = ready_at(order_key)
         needs_no_key = state > State.RUNNING or (state is State.RUNNING and end is not None)  # but one to be kept
         if unique is None or (needs_no_key and until is None):
             unique, until = self._timed_key(queue, task_id, options, pushed, now)
@@ -107,7 +108,8 @@ class TransferSql:
             started=rounded(started),
             since=None if state is State.DELAYED else rounded(order_key / 1e6),
             due=rounded(moment) if state is State.DELAYED else _finite(rounded(moment)),
-            expires=_finite(rounded(start_by)) if state < State.RUNNING else None,
+            expires=_finite(rounded(start_by)) if state < State.RUNNING and start_by != deadline else None,
+            deadline=rounded(deadline),
             run_at=run_at,
             by_wall_clock=state is State.DELAYED and wall is not None and run_at is not None,
             unique=unique,
@@ -174,7 +176,7 @@ def _values(queue: int, task: StoredTask, now: float) -> tuple[Any, ...]:
     state = State(STATES.index(task.state))
     due = now if state is State.RUNNING else task.due
     if state < State.RUNNING:  # the clock changes it when it is ready, or expires
-        due = min((each for each in (task.due, task.expires) if each is not None), default=None)
+        due = min((each for each in (task.due, task.start_by) if each is not None), default=None)
     moment = task.due if state is State.DELAYED else task.since
     assert moment is not None
     order_key = min(round(min(moment, 1e13) * 1e6), _LAST_ORDER_KEY)
@@ -184,5 +186,6 @@ def _values(queue: int, task: StoredTask, now: float) -> tuple[Any, ...]:
     if task.unique is not None and isinstance(task.unique_until, str):
         unique, until = task.unique, stored_until(task.unique_until)
     first = queue, task.id, state.value, task.attempt, task.payload, task.options, due, task.result, task.history
-    times = task.expires, order_key, task.run_at, task.name, task.pushed, task.started
-    return *first, task.progress, task.worker, *times, task.suspended, task.priority, unique, until, end, wall
+    times = task.start_by, order_key, task.run_at, task.name, task.pushed, task.started
+    last = task.suspended, task.priority, unique, until, end, wall, task.deadline
+    return *first, task.progress, task.worker, *times, *last

@@ -1,0 +1,75 @@
+"""The deadline of a push: from its options, or from the trio task that pushes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, get_args
+
+import trio
+
+from .._printing import quoted
+
+if TYPE_CHECKING:
+    from .._tasks.task import Terms
+
+DefaultDeadline = Literal["inherit"]
+"""The deadline of tasks that are pushed without one, as an option of a storage; None: they have none."""
+
+_OUTSIDE = (
+    'deadline="inherit" takes the deadline of the trio task that pushes, and this code runs outside of trio: give the '
+    "deadline in seconds"
+)
+
+
+def check_default(deadline: object) -> bool:
+    """Check the option ``deadline`` of a storage; return True if pushes inherit."""
+    if deadline is not None and deadline not in get_args(DefaultDeadline):
+        raise ValueError(f"deadline of a storage must be 'inherit' or None, not {quoted(deadline)}")
+    return deadline is not None
+
+
+def seconds_left(terms: Terms, *, inherits: bool) -> float | None:
+    """Return the seconds from now until the deadline of a push; None if it has none.
+
+    Args:
+      terms: the options of the push.
+      inherits: True if a push without a deadline inherits one, where there is one.
+
+    Raises:
+      RuntimeError: the push itself says ``"inherit"``, and this is called outside of trio.
+      trio.Cancelled: the same in a thread of trio, and the trio task that waits for it is cancelled.
+    """
+    if terms.deadline is None:
+        return inherited(needed=False) if inherits else None
+    if terms.deadline == "inherit":
+        return inherited(needed=True)
+    return None if terms.deadline == math.inf else terms.deadline
+
+
+def inherited(*, needed: bool) -> float | None:
+    """Return the seconds until the deadline of the caller, 0 if it is over; None if it has none.
+
+    In a thread that trio has started, this is the deadline of the trio task that waits for the thread. Outside of trio
+    there is none, which is an error if one is needed.
+    """
+    if trio.lowlevel.in_trio_task():
+        return _rest()
+    try:
+        return trio.from_thread.run_sync(_rest)
+    except RuntimeError:  # no thread of trio, or its run is over
+        if needed:
+            raise RuntimeError(_OUTSIDE) from None
+        return None
+
+
+def _rest() -> float | None:
+    rest = trio.current_effective_deadline() - trio.current_time()
+    return None if rest == math.inf else max(0.0, rest)
+
+
+def end_of(terms: Terms, *, inherits: bool) -> float | None:
+    """Return the deadline of a push by trio's clock; None if it has none. The arguments and errors are those of
+    :func:`seconds_left`.
+    """
+    rest = seconds_left(terms, inherits=inherits)
+    return None if rest is None else trio.current_time() + rest
