@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio_tasks import Worker, open_url
+from trio_tasks import Schedules, Worker, every, open_url
 
 from tests.cli._command import KINDS, ROUTER, call, call_process, filled, handle, url_of
 
@@ -57,13 +57,40 @@ def test_health_of_queues_without_a_worker(tmp_path: Path) -> None:
     ended = call("health", "--url", url, "--no-json")
     assert ended.status == 4
     assert ended.out.splitlines() == [
-        "FAIL  queue emails  1 task waiting, no worker alive",
+        "FAIL  queue emails  1 task waiting, 1 delayed, no worker alive",
         "FAIL  queue sms     1 task waiting, no worker alive",
     ]
     for queue in ("emails", "sms"):
         call("pause", "--url", url, queue)
     ended = call("health", "--url", url, "-q", "sms", "--no-json")
     assert (ended.status, ended.out) == (0, "ok  queue sms  paused, 1 task waiting, 0 running\n")
+
+
+def test_health_without_a_worker_when_only_later_work_is_there(tmp_path: Path) -> None:
+    async def prepare() -> None:
+        async with open_url(url, queue="emails") as storage:
+            await storage.push({"to": "a"}, delay=3600)
+            polls = storage.share(queue="polls")
+            schedules = Schedules(polls)
+            await schedules.put("poll", {"n": 1}, every(minutes=5))
+            await schedules.put("other", {"n": 1}, every(minutes=5))
+
+    url = url_of("sqlite", tmp_path)
+    trio.run(prepare)
+    ended = call("health", "--url", url, "--no-json")
+    assert (ended.status, ended.out.splitlines()) == (
+        4,
+        [
+            "FAIL  queue emails  0 tasks waiting, 1 delayed, no worker alive",
+            "FAIL  queue polls   0 tasks waiting, 2 schedules, no worker alive",
+        ],
+    )
+    assert call("schedules", "pause", "poll", "--url", url).status == 0
+    ended = call("health", "--url", url, "--no-json", "-q", "polls")
+    assert ended.out == "FAIL  queue polls  0 tasks waiting, 1 schedule, no worker alive\n"
+    call("schedules", "pause", "other", "--url", url)
+    call("pause", "emails", "--url", url)
+    assert call("health", "--url", url).status == 0
 
 
 def test_health_of_a_journal_is_about_the_time_that_tasks_wait(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from .. import BackendError, FileStorage, Status
 from .options import duration, on_store, queue_option, store_options
 from .output import Answer, Column, ExitStatus, counted, printable, size, span
 from .running import router_at
-from .store import StoreOptions, looking, storage_of
+from .store import Store, StoreOptions, looking, storage_of
 
 if TYPE_CHECKING:
     from .. import DurableStorage, Router
@@ -51,26 +51,44 @@ _FINDING_COLUMNS = [
 async def health(options: StoreOptions, answer: Answer, *, oldest: float | None) -> None:
     """Check that the storage answers, and that its queues are worked on. The exit status is 4 if they are not.
 
-    A queue is unhealthy if tasks are ready, it is not paused, and no worker is alive; if tasks were lost with their
-    worker, and nothing has taken them back; or if a task has waited for longer than --oldest.
+    A queue is unhealthy if no worker is alive, it is not paused, and tasks are ready or delayed, or a schedule is to
+    push some; if tasks were lost with their worker, and nothing has taken them back; or if a task has waited for longer
+    than --oldest. The workers of a journal are not known to other processes.
     """
     async with looking(options) as store:
-        findings = [await _health_of(queue, oldest) for queue in await store.queues()]
+        schedules = await _active_schedules(store)
+        # a queue to which nothing was pushed yet is known by its schedules alone
+        names = {*schedules, *await store.names()} if store.chosen is None else {store.chosen}
+        for name in names - schedules.keys():
+            await store.check_queue(name)
+        findings = [await _health_of(store.queue(name), oldest, schedules[name]) for name in sorted(names)]
     if not findings:
         findings = [_finding("ok", "storage", "it answers, and has no queue yet")]
     _tell(answer, findings)
 
 
-async def _health_of(queue: DurableStorage[Any], oldest: float | None) -> Record:
+async def _active_schedules(store: Store) -> Counter[str]:
+    """Return the number of schedules for each queue that a worker's program has to fire."""
+    found = [each.schedule for each in await store.storage.list_schedules()]
+    return Counter(each.queue for each in found if each and not each.is_paused and each.orphaned_from is None)
+
+
+async def _health_of(queue: DurableStorage[Any], oldest: float | None, schedules: int) -> Record:
+    """Return the health of a queue, to which so many schedules push."""
     metrics = await queue.metrics()
     about = f"queue {queue.queue}"
     waiting = f"{counted(metrics['waiting'])} waiting"
+    later = metrics["delayed"] + metrics["suspended_now"]
+    if later:
+        waiting += f", {later} delayed"
     if metrics["orphans"]:
         return _finding("failure", about, f"{counted(metrics['orphans'])} lost with their worker")
-    if metrics["waiting"] and not metrics["is_paused"]:
-        if not isinstance(queue, FileStorage) and not await queue.list_workers():
-            return _finding("failure", about, f"{waiting}, no worker alive")
-        if oldest is not None and metrics["oldest_waiting"] > oldest:
+    if not metrics["is_paused"]:
+        is_needed = metrics["waiting"] or later or schedules
+        if is_needed and not isinstance(queue, FileStorage) and not await queue.list_workers():
+            scheduled = f", {counted(schedules, 'schedule')}" if schedules else ""
+            return _finding("failure", about, f"{waiting}{scheduled}, no worker alive")
+        if oldest is not None and metrics["waiting"] and metrics["oldest_waiting"] > oldest:
             return _finding("failure", about, f"{waiting}, the oldest for {span(metrics['oldest_waiting'])}")
     state = "paused, " if metrics["is_paused"] else ""
     return _finding("ok", about, f"{state}{waiting}, {metrics['running']} running")
@@ -104,8 +122,9 @@ async def doctor(options: StoreOptions, answer: Answer, *, targets: tuple[str, .
     routers = [router_at(each) for each in targets]
     async with looking(options) as store:
         findings = await _store_findings(store.storage)
+        schedules = await _active_schedules(store)
         for queue in await store.queues():
-            findings += await _queue_findings(queue)
+            findings += await _queue_findings(queue, schedules[queue.queue])
             findings += await _names_findings(queue, routers, " or ".join(targets))
     _tell(answer, findings)
 
@@ -123,10 +142,10 @@ async def _store_findings(storage: DurableStorage[Any]) -> list[Record]:
     return findings + [_finding("warning", about, each) for each in info.warnings]
 
 
-async def _queue_findings(queue: DurableStorage[Any]) -> list[Record]:
+async def _queue_findings(queue: DurableStorage[Any], schedules: int) -> list[Record]:
     about = f"queue {queue.queue}"
     metrics, balance = await queue.metrics(), await queue.audit()
-    health = await _health_of(queue, None)
+    health = await _health_of(queue, None, schedules)
     findings = [health if health["level"] == "ok" else {**health, "level": "warning"}]
     if not balance:
         findings.append(_finding("failure", about, str(balance)))
