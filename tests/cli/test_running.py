@@ -25,7 +25,7 @@ import trio
 import trio.testing
 from trio_tasks import MemoryStorage, Monitor, Worker, open_url
 from trio_tasks._cli import running as running_command
-from trio_tasks._cli.processes import changed_at
+from trio_tasks._cli.processes import RELOADED, changed_at
 
 from tests.cli._command import call, command, environment
 
@@ -150,6 +150,26 @@ def test_a_wrong_target_is_told(target: str, told: str, folder: Path) -> None:
     assert (ended.status, ended.out) == (2, "")
     assert told in ended.err
     assert "_cli" not in ended.err and "importlib" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("file:///nowhere/x.journal", "a journal (file:…) has one process"),
+        ("memory://", "memory:// is a storage inside one process"),
+    ],
+)
+def test_several_processes_on_a_storage_of_one_are_refused(url: str, told: str, folder: Path) -> None:
+    ended = call("run", "app:tasks", "--url", url, "--processes", "2")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == f"trio-tasks: {told}: leave out --processes, or use sqlite:///tasks.db\n"
+
+
+def test_a_router_without_a_url_is_told_which(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIO_TASKS_URL", raising=False)
+    ended = call("run", "app:tasks")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.endswith("by --url or TRIO_TASKS_URL, such as --url sqlite:///tasks.db\n")
 
 
 def test_an_error_while_importing_shows_the_traceback_of_the_program(folder: Path) -> None:
@@ -375,9 +395,10 @@ async def test_health_of_two_workers_of_one_queue() -> None:
 def test_health_needs_hypercorn_and_a_free_port(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
-        ended = call("run", "app:app", "--health", place)
-    assert (ended.status, ended.out) == (2, "")
-    assert f"--health cannot listen on {place}: " in ended.err and ended.err.count("\n") == 1
+        for option in ([], ["--reload"], ["--processes", "2"]):
+            ended = call("run", "app:app", "--health", place, *option)
+            assert (ended.status, ended.out) == (2, "")
+            assert f"--health cannot listen on {place}: " in ended.err and ended.err.count("\n") == 1
     ended = call("run", "app:app", "--health", ":65535", "--processes", "2")
     assert ended.status == 2 and "there are not so many" in ended.err
     ended = call("run", "app:app", "--health", "127.0.0.1:0", "--processes", "2")
@@ -419,6 +440,13 @@ def test_a_program_is_loaded_again_when_a_file_has_changed(folder: Path) -> None
         process.send_signal(signal.SIGTERM)
         status, _, err = ended(process)
     assert status == 0, err
+
+
+def test_a_change_while_the_program_is_imported_is_not_lost(folder: Path) -> None:
+    change = "\n    from pathlib import Path\n    Path(__file__).write_text(Path(__file__).read_text() + ' ')\n"
+    write(folder, "app.py", APP + change)
+    ended = call("run", "app:app", "--reload", "--member", "1")
+    assert ended.status == RELOADED, ended
 
 
 def test_a_program_below_the_prefix_of_python_is_watched_and_installed_packages_are_not(

@@ -95,7 +95,7 @@ class _Family:
         """Run a process, and start it again as long as it fails."""
         delay = _FIRST_DELAY
         while not self._ending.is_set():
-            began, seen = trio.current_time(), _python_files() if self._reload else {}
+            began, seen = trio.current_time(), python_files() if self._reload else {}
             status = await self._run(self._commands[index])
             if self._ending.is_set() and status == _BY_SIGNAL + signal.SIGTERM:
                 # It had no monitor yet, or, at the third signal, none any more.
@@ -137,11 +137,11 @@ class _Family:
         return status if status >= 0 else _BY_SIGNAL - status
 
     async def _wait_for_change(self, seen: dict[str, int]) -> None:
-        while seen == _python_files() and not self._ending.is_set():  # noqa: ASYNC110  files tell nobody
+        while seen == python_files() and not self._ending.is_set():  # noqa: ASYNC110  files tell nobody
             await trio.sleep(0.5)
 
 
-def _python_files() -> dict[str, int]:
+def python_files() -> dict[str, int]:
     """Return the time of the last change of each Python file below the current folder."""
     found: dict[str, int] = {}
     for folder, folders, files in os.walk(Path.cwd()):

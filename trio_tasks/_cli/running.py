@@ -20,7 +20,7 @@ import trio
 from .. import Engage, Monitor, Router, TaskFunction
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, counted, note, printable
-from .processes import RELOADED, changed_at, supervise
+from .processes import RELOADED, changed_at, python_files, supervise
 from .serving import Address, HealthServer, address
 from .store import without_known_faults
 from .systemd import Service, wait_started
@@ -38,6 +38,8 @@ _QUIET = 1.0
 """Seconds without an attempt, after which a program is idle."""
 _LOOK = 0.5
 """Seconds between two looks at the files of a program."""
+_OF_ONE_PROCESS = {"file": "a journal (file:…) has one process", "memory": "memory:// is a storage inside one process"}
+"""The schemes of URLs of storages that several processes cannot use, and why."""
 _HOW_TO_STOP = "Ctrl-C or SIGTERM shuts it down, a second one cancels what runs"
 _NOT_OF_USERS = {"trio_tasks", "trio", "outcome", "importlib", "contextlib", "click"}
 """The packages whose frames come before those of the program that is run."""
@@ -56,6 +58,8 @@ class RunOptions(NamedTuple):
     health: Address | None
     member: int
     """The number of this process, from 1, if others run the same; else 0."""
+    files: dict[str, int] | None = None
+    """The times of the last change of the Python files below the current folder, as they were before the import."""
 
 
 class Program(NamedTuple):
@@ -112,8 +116,12 @@ def run(target: str, as_json: bool | None, processes: int, **options: Any) -> No
 
 
 def _run_processes(target: str, as_json: bool | None, number: int, options: RunOptions) -> int:
+    if number > 1 and options.url is not None:
+        _check_shared(options.url)
     if options.health is not None:
         options.health.check_ports(number)
+        for index in range(number):
+            HealthServer(options.health.of_process(index)).close()
     if options.url is not None:
         os.environ["TRIO_TASKS_URL"] = options.url  # on the command line, everybody on the machine would see it
 
@@ -124,6 +132,13 @@ def _run_processes(target: str, as_json: bool | None, number: int, options: RunO
     note(f"trio-tasks: {printable(target)} in {counted(number, 'process')}; {_HOW_TO_STOP}")
     with Service().of_processes(number) as service:
         return trio.run(partial(supervise, arguments, number, service, reload=options.reload))
+
+
+def _check_shared(url: str) -> None:
+    """Refuse a storage that several processes cannot use."""
+    what = _OF_ONE_PROCESS.get(url.partition(":")[0].strip().lower())
+    if what is not None:
+        raise CommandError(f"{what}: leave out --processes, or use sqlite:///tasks.db", ExitStatus.USAGE)
 
 
 def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
@@ -139,6 +154,7 @@ def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
 
 
 def _run_here(target: str, answer: Answer, options: RunOptions) -> int:
+    options = options._replace(files=python_files() if options.reload else None)
     found = load(target)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server = None if options.health is None else HealthServer(options.health)
@@ -206,7 +222,8 @@ async def program_of(found: Any, target: str, options: RunOptions) -> AsyncGener
     """
     if isinstance(found, Router):
         if not options.url:
-            raise CommandError("give the storage by --url or TRIO_TASKS_URL for a Router", ExitStatus.USAGE)
+            told = "a Router needs a storage: give it by --url or TRIO_TASKS_URL, such as --url sqlite:///tasks.db"
+            raise CommandError(told, ExitStatus.USAGE)
         async with _opened(found, options.url) as queues:
             unknown = options.queues.keys() - {*queues}
             if unknown:
@@ -293,7 +310,7 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
         if options.until_idle:
             nursery.start_soon(_stop_when_idle, monitor)
         if options.reload:
-            nursery.start_soon(_stop_when_changed, monitor, reloading)
+            nursery.start_soon(_stop_when_changed, monitor, reloading, options.files or {})
         if options.member:
             nursery.start_soon(_stop_with_input, monitor)
         nursery.start_soon(service.tell, monitor)
@@ -346,15 +363,19 @@ async def _stop_with_input(monitor: Monitor) -> None:
     monitor.shutdown()
 
 
-async def _stop_when_changed(monitor: Monitor, reloading: trio.Event) -> None:
-    """Shut down when a file that the program has imported has changed."""
-    seen = _changes()
+async def _stop_when_changed(monitor: Monitor, reloading: trio.Event, before: dict[str, int]) -> None:
+    """Shut down when a file that the program has imported has changed, be it while it was imported.
+
+    Args:
+      before: the times of the last change of files, as they were before the program was imported.
+    """
+    seen = {file: before.get(file, changed) for file, changed in _changes().items()}
     while True:
-        await trio.sleep(_LOOK)
         found = _changes()
         if any(found.get(file) != changed for file, changed in seen.items()):
             break
         seen = found
+        await trio.sleep(_LOOK)
     reloading.set()
     monitor.shutdown()
 

@@ -82,6 +82,10 @@ class HealthServer:
             raise CommandError(told, ExitStatus.USAGE) from None
         self.address = address._replace(port=self._socket.getsockname()[1])
 
+    def close(self) -> None:
+        """Listen no more, without having served."""
+        self._socket.close()
+
     async def serve(
         self, monitor: Monitor, queues: Queues | None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
