@@ -16,7 +16,10 @@ def main() -> int:
         sys.stderr.write("trio-tasks needs click and rich: pip install 'trio_tasks[cli]'\n")
         return 2
     del click, rich
-    from ._cli.app import main as run
+    try:
+        from ._cli.app import main as run
+    except KeyboardInterrupt:  # it takes a while
+        return 130
 
     return run()
 

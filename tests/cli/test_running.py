@@ -121,14 +121,14 @@ def test_a_program_runs_until_it_is_idle(name: str, folder: Path) -> None:
 def test_a_function_may_return_its_monitor(name: str, folder: Path) -> None:
     ended = call("run", f"app:{name}", "--until-idle", "--no-json")
     assert ended.status == 0
-    assert ended.out == "1 worker run, 0 restarts, 0 tasks drained, 0 interrupted, 0 errors\n"
+    assert ended.out == "attempts: 0 succeeded, 0 to be retried, 0 failed, 0 killed\n"
 
 
 def test_a_worker_that_fails_is_told_in_the_exit_status(folder: Path) -> None:
     ended = call("run", "app:fails", "--no-json")
     assert ended.status == 1
     assert "ClosedResourceError" in ended.err
-    assert ended.out.startswith("1 worker run, 0 restarts, 0 tasks drained, 0 interrupted, 1 error\n")
+    assert ended.out.splitlines()[1:] == ["workers: 1 error, 0 restarts", "error: ClosedResourceError: "]
 
 
 @pytest.mark.parametrize(
@@ -262,25 +262,34 @@ def test_processes_are_started_again_and_ended_together(folder: Path) -> None:
     assert status == 6, err
     assert "trio-tasks: app:app in 2 processes; Ctrl-C or SIGTERM shuts it down" in err
     assert "ended with status 137: it is started again" in err
-    reports = [json.loads(line) for line in out.splitlines()]
-    assert [each["errors"] for each in reports] == [[], []]
+    for number, address in enumerate(addresses, start=1):
+        assert f"trio-tasks: app:app runs in process {number}: work 8 slots; health on http://{address}\n" in err
+    [report] = [json.loads(line) for line in out.splitlines()]
+    assert (report["processes"], report["unreported"], report["errors"]) == (2, 1, [])
+    assert {each["process"] for each in report["interrupted"]} <= {1, 2}, "one was killed, and its tasks have a lease"
+    assert len(report["interrupted"]) >= 8 and {each["id"] for each in report["interrupted"]} <= {*ids}
 
 
 def test_ctrl_c_at_a_terminal_reaches_each_process_once(folder: Path) -> None:
     ids = push(folder, *["sleep"] * 16)
-    with running("app:app", "--processes", "2") as process:
+    with running("app:app", "--processes", "2", "--no-json") as process:
         errors = process.stderr
         assert errors is not None
         until(lambda: is_running(folder, *ids))
         groups = {os.getpgid(each) for each in children(process.pid)}
         assert process.pid not in groups, "else a terminal would signal them, and so would the process above them"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the group in the foreground
-        for _ in range(2):
-            until(lambda: b"shutting down" in errors.readline())
+        told = [until(lambda: b"shutting down" in (line := errors.readline()) and line.decode()) for _ in range(2)]
         assert process.poll() is None and is_running(folder, *ids)
         os.killpg(process.pid, signal.SIGINT)
-        status, _, err = ended(process)
+        status, out, err = ended(process)
     assert status == 6, err
+    assert all(" SIGINT: shutting down" in each for each in told), "not the signal of the process above"
+    assert sorted(each.partition(" process ")[2][0] for each in told) == ["1", "2"]
+    lines = out.splitlines()
+    assert lines[0].startswith("2 processes, attempts: 2 succeeded, 0 to be retried, 0 failed, 0 killed")
+    assert lines[1] == "of those running at shutdown: 0 finished, 16 interrupted"
+    assert len(lines) == 2 + 16 and all(" of worker 'ann' in process " in each for each in lines[2:])
 
 
 def test_processes_shut_down_when_the_one_that_started_them_is_killed(folder: Path) -> None:

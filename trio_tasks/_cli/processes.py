@@ -16,6 +16,7 @@ from .output import ExitStatus, note
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .reports import ReportsOfProcesses
     from .systemd import ServiceOfProcesses
 
 RELOADED = 75
@@ -27,26 +28,33 @@ _RAN_WELL = 60.0
 """Seconds after which a process that fails has run well before."""
 _BY_SIGNAL = 128
 """Added to the number of the signal that has ended a process."""
+_BY_THESE_SIGNALS = (_BY_SIGNAL + signal.SIGTERM, ExitStatus.INTERRUPTED)
 _ENDED_IN_ORDER = (ExitStatus.DONE, ExitStatus.CUT_SHORT)
 
 
 async def supervise(
-    arguments: Callable[[int], Sequence[str]], number: int, service: ServiceOfProcesses, *, reload: bool
+    arguments: Callable[[int], Sequence[str]],
+    number: int,
+    service: ServiceOfProcesses,
+    reports: ReportsOfProcesses,
+    *,
+    reload: bool,
 ) -> int:
     """Run a number of processes until all have ended, and return the highest of their exit statuses.
 
-    One that fails is started again, after a delay that doubles. SIGINT and SIGTERM are forwarded as SIGTERM: the first
-    one shuts the processes down, the second one cancels their attempts. If this process is killed, their standard input
+    One that fails is started again, after a delay that doubles. SIGINT and SIGTERM are forwarded: the first one
+    shuts the processes down, the second one cancels their attempts. If this process is killed, their standard input
     ends, and they shut down.
 
     Args:
       arguments: returns those of the process with this number, counted from 0.
       number: of processes.
       service: tells systemd of them.
+      reports: collects what they have done.
       reload: True to start a process again that ends since its files have changed, or could not be imported.
     """
     commands = [[sys.executable, "-m", "trio_tasks", *arguments(index)] for index in range(number)]
-    family = _Family(commands, service, reload)
+    family = _Family(commands, service, reports, reload)
     async with trio.open_nursery() as nursery:
         await nursery.start(family.forward_signals)
         nursery.start_soon(service.tell)
@@ -64,32 +72,36 @@ class _Family:
     Args:
       commands: the command line of each.
       service: tells systemd of them.
+      reports: collects what they have done.
       reload: True if they are started again when their files change.
     """
 
-    def __init__(self, commands: list[list[str]], service: ServiceOfProcesses, reload: bool) -> None:
+    def __init__(
+        self, commands: list[list[str]], service: ServiceOfProcesses, reports: ReportsOfProcesses, reload: bool
+    ) -> None:
         self._commands = commands
         self._service = service
+        self._reports = reports
         self._reload = reload
         self._ending = trio.Event()
         self._running: set[trio.Process] = set()
-        self._signals = 0
+        self._signals: list[int] = []
         self.status = 0
 
     async def forward_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End all processes when a signal comes."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
             task_status.started()
-            async for _ in received:
-                self._end()
+            async for number in received:
+                self._end(number)
 
-    def _end(self) -> None:
+    def _end(self, number: int) -> None:
         if not self._signals:
             self._service.stopping()
-        self._signals += 1
+        self._signals.append(number)
         self._ending.set()
         for process in self._running:
-            process.terminate()
+            process.send_signal(number)
 
     async def keep(self, index: int) -> None:
         """Run a process, and start it again as long as it fails."""
@@ -97,15 +109,17 @@ class _Family:
         while not self._ending.is_set():
             began, seen = trio.current_time(), python_files() if self._reload else {}
             status = await self._run(self._commands[index])
-            if self._ending.is_set() and status == _BY_SIGNAL + signal.SIGTERM:
+            if status != ExitStatus.USAGE:
+                self._reports.collect(index + 1)
+            if self._ending.is_set() and status in _BY_THESE_SIGNALS:
                 # It had no monitor yet, or, at the third signal, none any more.
-                status = ExitStatus.DONE if self._signals < 3 else ExitStatus.CUT_SHORT
+                status = ExitStatus.DONE if len(self._signals) < 3 else ExitStatus.CUT_SHORT
             if self._ending.is_set() or status in _ENDED_IN_ORDER:
                 self.status = max(self.status, status)
                 return
             if status == ExitStatus.USAGE and not self._reload:
                 self.status = max(self.status, status)
-                self._end()
+                self._end(signal.SIGTERM)
                 return
             if status == ExitStatus.USAGE:
                 note("waiting for a change of a file below the current folder")
@@ -126,8 +140,8 @@ class _Family:
         )
         self._running.add(process)
         try:
-            for _ in range(self._signals):  # which came before it was there
-                process.terminate()
+            for number in self._signals:  # which came before it was there
+                process.send_signal(number)
             status = await process.wait()
         finally:
             self._running.discard(process)

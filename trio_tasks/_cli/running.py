@@ -12,6 +12,7 @@ import traceback
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -19,8 +20,9 @@ import trio
 
 from .. import Engage, Monitor, Router, TaskFunction
 from .options import duration
-from .output import Answer, CommandError, ExitStatus, counted, note, printable
+from .output import Answer, CommandError, ExitStatus, as_json, counted, note, printable
 from .processes import RELOADED, changed_at, python_files, supervise
+from .reports import ReportsOfProcesses, report_record, report_text
 from .serving import Address, HealthServer, address
 from .store import without_known_faults
 from .systemd import Service, wait_started
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from types import TracebackType
 
-    from .. import Event, Queues, Report, WorkerContext
+    from .. import Event, Queues, WorkerContext
+    from .output import Record
 
 _SLOTS = 8
 """Slots for each queue of a router, unless the command says another number."""
@@ -58,6 +61,12 @@ class RunOptions(NamedTuple):
     health: Address | None
     member: int
     """The number of this process, from 1, if others run the same; else 0."""
+    several: bool
+    """True if there are several processes."""
+    report: Path | None
+    """The file for the report, for the process that sums those of several."""
+    parent: int = 0
+    """The id of the process that started this one."""
     files: dict[str, int] | None = None
     """The times of the last change of the Python files below the current folder, as they were before the import."""
 
@@ -101,6 +110,8 @@ def slots(text: str) -> dict[str, int]:
     help="Serve /live, /ready and /metrics there; :9000 is on all interfaces. Of N processes, each has the next port.",
 )
 @click.option("--member", type=click.IntRange(0), default=0, hidden=True, help="Shut down when standard input ends.")
+@click.option("--several", is_flag=True, hidden=True, help="There are other processes like this one.")
+@click.option("--report", type=click.Path(path_type=Path), hidden=True, help="Write the report to this file.")
 def run(target: str, as_json: bool | None, processes: int, **options: Any) -> None:
     """Run the workers of a program until it ends, or SIGINT or SIGTERM shuts it down; the second signal cancels.
 
@@ -127,11 +138,16 @@ def _run_processes(target: str, as_json: bool | None, number: int, options: RunO
 
     def arguments(index: int) -> list[str]:
         given = ["run", target, f"--member={index + 1}", *_arguments(as_json, options)]
+        given += [f"--report={reports.path(index + 1)}", *(["--several"] if number > 1 else [])]
         return given if options.health is None else [*given, f"--health={options.health.of_process(index)}"]
 
     note(f"trio-tasks: {printable(target)} in {counted(number, 'process')}; {_HOW_TO_STOP}")
-    with Service().of_processes(number) as service:
-        return trio.run(partial(supervise, arguments, number, service, reload=options.reload))
+    with Service().of_processes(number) as service, TemporaryDirectory(prefix="trio-tasks-") as folder:
+        reports = ReportsOfProcesses(folder, number)
+        status = trio.run(partial(supervise, arguments, number, service, reports, reload=options.reload))
+    if (record := reports.sum()) is not None:
+        Answer(as_json).record(record, report_text(record))
+    return status
 
 
 def _check_shared(url: str) -> None:
@@ -154,9 +170,10 @@ def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
 
 
 def _run_here(target: str, answer: Answer, options: RunOptions) -> int:
-    options = options._replace(files=python_files() if options.reload else None)
+    options = options._replace(parent=os.getppid(), files=python_files() if options.reload else None)
     found = load(target)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    process = f"process {options.member} " if options.several else ""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s")
     server = None if options.health is None else HealthServer(options.health)
     with without_known_faults() if options.member > 1 else nullcontext():  # the first of several processes tells them
         status: int = trio.run(_run_target, found, target, answer, options, server)
@@ -275,8 +292,7 @@ async def _run_target(found: Any, target: str, answer: Answer, options: RunOptio
         monitor = program.monitor
         if server is not None:
             await nursery.start(server.serve, *program)
-        if not options.member:
-            nursery.start_soon(_tell_start, program, target, options, server)
+        nursery.start_soon(_tell_start, program, target, options, server)
         try:
             status = await _run_monitor(monitor, options)
         except Exception as error:  # a worker has failed
@@ -284,10 +300,18 @@ async def _run_target(found: Any, target: str, answer: Answer, options: RunOptio
             status = ExitStatus.PARTLY
         report = monitor.report
         nursery.cancel_scope.cancel()
-    answer.record(report_record(report), str(report))
+    _tell_end(report_record(report), answer, options)
     if status == ExitStatus.DONE and report.interrupted:
         return ExitStatus.CUT_SHORT
     return status
+
+
+def _tell_end(record: Record, answer: Answer, options: RunOptions) -> None:
+    """Write the report; give it to the process that sums it with those of others, unless that one has died."""
+    if options.report is None or os.getppid() != options.parent:
+        answer.record(record, report_text(record))
+    else:
+        options.report.write_text(as_json(record), "utf-8")
 
 
 async def _tell_start(program: Program, target: str, options: RunOptions, server: HealthServer | None) -> None:
@@ -299,7 +323,9 @@ async def _tell_start(program: Program, target: str, options: RunOptions, server
     names = [getattr(backend, "queue", each.name) for backend, each in zip(backends, monitor.workers, strict=True)]
     shown = [f"{name} {counted(each.concurrency, 'slot')}" for name, each in zip(names, monitor.workers, strict=True)]
     health = "" if server is None else f"; health on http://{server.address}"
-    note(printable(f"trio-tasks: {target} runs{place}: {', '.join(shown)}{health}; {_HOW_TO_STOP}"))
+    process = f" in process {options.member}" if options.several else ""
+    how_to_stop = "" if options.member else f"; {_HOW_TO_STOP}"  # the process that started several tells it
+    note(printable(f"trio-tasks: {target} runs{process}{place}: {', '.join(shown)}{health}{how_to_stop}"))
 
 
 async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
@@ -393,16 +419,3 @@ def _changes() -> dict[str, int]:
         if isinstance(file, str) and not file.startswith(_INSTALLED):
             found[file] = changed_at(Path(file))
     return found
-
-
-def report_record(report: Report) -> dict[str, Any]:
-    """Return the report of a run."""
-    names = ("succeeded", "retried", "failed", "killed", "released", "suspended")
-    return {
-        **{name: sum(getattr(each, name) for each in report.workers) for name in names},
-        "runs": len(report.workers),
-        "restarts": report.restarts,
-        "drained": list(report.drained),
-        "interrupted": [{"id": each.task_id, "worker": each.worker, "line": each.where} for each in report.interrupted],
-        "errors": [f"{type(each).__name__}: {each}" for each in report.errors],
-    }
