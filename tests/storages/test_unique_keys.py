@@ -27,7 +27,8 @@ from trio_tasks import (
 )
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, SettlementKind
 from trio_tasks._backends.file.exchange import ExchangeSteps
-from trio_tasks._backends.file.records import encode_change, finish_loading, load_record
+from trio_tasks._backends.file.loading import finish_loading, load_record
+from trio_tasks._backends.file.records import encode_change
 from trio_tasks._backends.file.state import JournalState
 
 from tests.storages._rows import new, settled

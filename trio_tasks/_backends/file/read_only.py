@@ -15,8 +15,9 @@ from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import missing, open_regular, refused, regular_file
 from .journal import damaged, journal_info
+from .loading import check, load_record
 from .operations import Operations
-from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
+from .records import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
 from .rows import GONE, RUNNING
 from .state import JournalState
 from .transactions import permanent_error, start_thread

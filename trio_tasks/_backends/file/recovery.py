@@ -12,8 +12,9 @@ from ..._tasks.errors import BackendError
 from ..durable.store_file import missing, regular_file
 from .compaction import Compaction
 from .journal import JournalFile, Recovery, beside, open_journal
+from .loading import finish_loading, load_record
 from .lock import FileLock
-from .records import encode_change, finish_loading, load_record
+from .records import encode_change
 from .state import JournalState
 
 if TYPE_CHECKING:

@@ -1,0 +1,220 @@
+"""Loading of a journal: the state that its records tell, checked, and put into the indexes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from ..._contracts.minutes import Sums
+from ..._logging import log
+from ..._tasks.errors import BackendError
+from ..durable.engine import LATEST, ScheduleRow
+from .rows import COUNTS, DELAYED, GIVEN_UP, GONE, LIVE, RUNNING, SUSPENDED, TIMED, WAITING, Row, TimedKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .state import JournalState
+
+_UNTIL = ("start", "forgotten", TIMED, GIVEN_UP)
+_QUEUE = 2 + COUNTS - 3
+_ROW = 18
+_CHANGED = 12
+
+
+def load_record(state: JournalState, payload: bytes) -> list[Row]:
+    """Load a record into the state, and return its rows; removed ones are ``GONE``. Rows are put into indexes by
+    :func:`finish_loading`, when the last record is loaded.
+
+    Raises:
+      BackendError: it is intact, and yet does not say what a record says.
+    """
+    try:
+        now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
+        extra: list[Any] = [*more, (), (), (), (), (), (), ()]
+        suspended, moments, facts, minutes, keys, schedules, deadlines = extra[:7]
+        state.time = max(state.time, now)
+        state.next_key = max(state.next_key, next_key)
+        state.next_token = max(state.next_token, next_token)
+        _load_queues(state, queues, suspended)
+        found = _load_rows(state, rows, now if len(more) > 2 else None)
+        for start in range(0, len(changed), _CHANGED):
+            if (row := state.rows.get(changed[start])) is not None:
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False, None, row.started, row.deadline
+                found.append(row)
+        for start in range(0, len(moments), 4):
+            if (row := state.rows.get(moments[start])) is not None:
+                row.run_at, row.by_wall, row.suspended = moments[start + 1 : start + 4]
+        for key in gone:
+            if (row := state.rows.pop(key, None)) is not None:
+                row.state = GONE
+                found.append(row)
+        for start in range(0, len(claims), 2):
+            found += _load_claim(state, now, *claims[start : start + 2])
+        for start in range(0, len(facts), 4):
+            if (row := state.rows.get(facts[start])) is not None:
+                row.name, row.pushed, row.started = facts[start + 1 : start + 4]
+        if minutes:
+            _load_minutes(state, minutes)
+        for start in range(0, len(keys), 5):
+            number, unique, *timed = keys[start : start + 5]
+            state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
+        for start in range(0, len(schedules), 3):
+            state.schedules.load(ScheduleRow._make(schedules[start : start + 3]))
+        for start in range(0, len(deadlines), 2):
+            if (row := state.rows.get(deadlines[start])) is not None:
+                row.deadline = deadlines[start + 1]
+    except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
+        raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
+    return found
+
+
+def _load_minutes(state: JournalState, minutes: Any) -> None:
+    """Load the sums of minutes; those that are damaged are lost, which the log tells."""
+    try:
+        for start in range(0, len(minutes), 4):
+            number, minute, name, packed = minutes[start : start + 4]
+            state.queues_by_number[number].load_minute(minute, name, Sums.unpack(packed))
+    except (TypeError, ValueError, LookupError) as error:
+        log.warning("the sums of a minute in a journal are damaged, and are lost: %s", error)
+
+
+def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int] = ()) -> None:
+    for start in range(0, len(queues), _QUEUE):
+        number, name, *counts, live = queues[start : start + _QUEUE]
+        queue = state.queue(name)
+        state.queues_by_number[number] = queue
+        queue.number, queue.counts = number, [*counts, 0, 0, 0, live]
+    for start in range(0, len(suspended), 4):
+        state.queues_by_number[suspended[start]].counts[SUSPENDED:LIVE] = suspended[start + 1 : start + 4]
+
+
+def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> list[Row]:
+    found: list[Row] = []
+    for start in range(0, len(rows), _ROW):
+        key, number, id, payload, options, priority, held = rows[start : start + 7]
+        unique, until = (held, "end") if held is None or type(held) is str else held
+        row = state.rows.get(key)
+        if row is None:
+            queue = state.queues_by_number[number]
+            row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
+        else:
+            row.payload, row.options, row.priority = payload, options, priority
+        row.unique_until = until
+        row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started, row.deadline
+        found.append(row)
+    return found
+
+
+def _load_claim(state: JournalState, now: float, worker: str, keys: list[int]) -> list[Row]:
+    found = [row for key in keys if (row := state.rows.get(key)) is not None]
+    for row in found:
+        row.state, row.worker, row.due, row.suspended, row.started = RUNNING, worker, None, None, now
+        row.attempt += 1
+    return found
+
+
+def check(state: JournalState, rows: Mapping[int, Row]) -> None:
+    """Raise if rows or counts of a record are invalid. Their records are intact, but perhaps not written by us. All
+    fields that are compared and counted later, without further checks, are checked here once.
+
+    Args:
+      state: the state that was loaded from records.
+      rows: the rows to check.
+
+    Raises:
+      BackendError: something is not valid.
+    """
+    if not -LATEST <= state.time <= LATEST:
+        raise BackendError(f"the journal cannot be understood: its clock is at {state.time!r}")
+    for queue in state.queues.values():
+        counts = queue.counts
+        if tuple(map(type, (queue.name, *counts))) != (str, *[int] * COUNTS):
+            raise BackendError(f"the journal cannot be understood: it has a queue {queue.name!r} with counts {counts}")
+        for key, timed in queue.timed_keys.items():
+            if (type(key), *map(type, timed[:2])) != (str, str, int) or not _is_moment(timed.end):
+                raise BackendError(
+                    f"the journal cannot be understood: it has a unique key {key!r:.50} of {timed!r:.99}"
+                )
+    for row in rows.values():
+        if not _is_sound(row):
+            raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
+    numbers = state.next_key, state.next_token
+    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= state.next_key:
+        raise BackendError(f"the journal cannot be understood: the next row and claim are numbered {numbers}")
+
+
+def _is_sound(row: Any) -> bool:
+    """Return True if all fields of a row are valid. This runs for each row; a table of types takes twice as long."""
+    return bool(
+        type(row.key) is type(row.priority) is type(row.attempt) is type(row.token) is type(row.state) is int
+        and type(row.id) is str
+        and row.id != ""
+        and type(row.payload) is bytes
+        and type(row.requested_end) in (bool, str)
+        and WAITING <= row.state < GONE
+        and row.attempt >= 0
+        and (_is_moment(row.since) or (row.since == math.inf and row.state == DELAYED))
+        and (row.due is None or _is_moment(row.due) or (row.due == math.inf and row.state == DELAYED))
+        and (row.due is not None or row.state != DELAYED)
+        and (row.expires is None or _is_moment(row.expires))
+        and (row.deadline is None or _is_moment(row.deadline))
+        and (row.unique is None or type(row.unique) is str)
+        and (row.unique_until == "end" or (row.unique is not None and row.unique_until in _UNTIL))
+        and (row.worker is None or type(row.worker) is str)
+        and (row.options is None or type(row.options) is bytes)
+        and (row.result is None or type(row.result) is bytes)
+        and (row.history is None or type(row.history) is bytes)
+        and (row.progress is None or type(row.progress) is bytes)
+        and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
+        and type(row.by_wall) is bool
+        and (row.suspended is None or type(row.suspended) is str)
+        and (row.name is None or type(row.name) is str)
+        and (row.pushed is None or _is_moment(row.pushed))
+        and (row.started is None or _is_moment(row.started))
+    )
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, (float, int)) and -math.inf < value < math.inf
+
+
+def finish_loading(state: JournalState) -> None:
+    """Put every row into its index after the last record was loaded, and make running rows wait again, in a
+    transaction.
+
+    Their process is dead, or it would still hold the lock.
+
+    Raises:
+      BackendError: something in the records is not valid.
+    """
+    check(state, state.rows)
+    ran: list[Row] = []
+    for key in sorted(state.rows):
+        row = state.rows[key]
+        if row.state > RUNNING and row.due is not None and row.due <= state.time:
+            del state.rows[key]
+            continue
+        row.queue.ids[row.id] = row
+        state.weight += row.weight
+        if row.state == RUNNING:
+            ran.append(row)
+        else:
+            state.place(row)
+        if row.unique is not None and _holds_key(row):
+            row.queue.holders[row.unique] = row
+    for queue in state.queues.values():
+        queue.load_timed_keys(state.time)
+    for queue in state.queues.values():
+        queue.counts[LIVE] = len(queue.ids) - sum(map(len, queue.finished.values()))
+    state.rows = {key: state.rows[key] for key in sorted(state.rows)}
+    for row in reversed(ran):  # if two had the same unique key, the later one keeps it
+        state.take_back(row)
+    state.enter_due()
+
+
+def _holds_key(row: Row) -> bool:
+    """Return True if a row holds its unique key, by its state; one that ran takes it when it waits again."""
+    return row.unique_until == "forgotten" or (row.state < RUNNING and row.unique_until in ("start", "end"))
