@@ -31,6 +31,7 @@ LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/ledger.py": "one class: all changes of a queue in memory, each in one step",
     "trio_tasks/_backends/durable/engine.py": "the contract of an engine, and the clock of a store",
     "trio_tasks/_backends/durable/exchange_loop.py": "one loop, its requests, and the batches that it makes of them",
+    "trio_tasks/_contracts/groups.py": "lines of ready rows, groups of lines, and the limits that park them: one idea",
     "trio_tasks/_backends/memory.py": "one class, with all capabilities of a queue in memory",
     "trio_tasks/_router/queues.py": "one class, with the verbs of a storage over several queues",
     "trio_tasks/_tasks/task.py": "a task, its parts, and the builder through which all options go",
@@ -38,7 +39,6 @@ LONG_FILES: dict[str, str] = {
 }
 SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason
 SMALL_MODULES: dict[str, str] = {
-    "_contracts/fairness": "the arithmetic that all storages share; tests/test_limits.py",
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/ready_queue": "the ready and the delayed tasks of a queue, in order; tests/test_ready_queue.py",
     "_backends/durable/schedules": "the one place that knows how schedules are encoded, as `rows` is for tasks",

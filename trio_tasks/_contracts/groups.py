@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
+from collections.abc import Mapping
 from heapq import heappop, heappush, heapreplace, merge
 from itertools import count, islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, final
 
 from .fairness import FIRST_TAG, NO_KEY, RateWindow, cost_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_NONE_GONE: Mapping[str, int] = MappingProxyType({})
 _MOST_IDLE = 256
 """Groups and lines that are remembered at least; with more of them, those that say nothing are forgotten at times."""
 
@@ -57,6 +60,17 @@ class QueueLimits:
     def effective(self, key: str) -> Limits | None:
         """Return the limits by which a key goes: its own, or those of the queue."""
         return self.of_keys.get(key, self.of_queue)
+
+    def limited(self) -> list[str | None]:
+        """Return what has limits: each key with some of its own, and None if the queue has."""
+        return [*([] if self.of_queue is None else [None]), *self.of_keys]
+
+    def rate(self, key: str | None) -> Rate | None:
+        """Return the rate of the queue, or the one by which a key goes."""
+        if key is None:
+            return None if self.of_queue is None else self.of_queue.rate
+        limits = self.effective(key)
+        return None if limits is None else limits.rate_per_key
 
     @property
     def is_empty(self) -> bool:
@@ -190,10 +204,11 @@ class _Group(Generic[R]):
             free = min(free, self.window.free(self.rate, now))
         return max(0, free)
 
-    def first(self, number: int) -> list[_Entry]:
-        """Return the rows that go first, up to this number."""
+    def first(self, number: int, is_gone: Callable[[R], bool] | None = None) -> list[_Entry]:
+        """Return the rows that go first, up to this number, without those that are to go no more."""
         in_turn = (self.lines[priority].rows() for priority in sorted(self.lines, reverse=True))
-        return [*islice((entry for line in in_turn for entry in line), number)]
+        entries = (entry for line in in_turn for entry in line)
+        return [*islice((each for each in entries if is_gone is None or not is_gone(each.row)), number)]
 
     def says_nothing(self, now: float) -> bool:
         """Return True if it can be forgotten."""
@@ -347,7 +362,10 @@ class Groups(Generic[R]):
 
     def begin(self, key: str, number: int = 1) -> None:
         """Count attempts of a key that began elsewhere, such as before a restart, and run."""
-        (self._groups.get(key) or self._group(key)).running += number
+        group = self._groups.get(key) or self._group(key)
+        group.running += number
+        if group.per_key is not None:
+            self._count_held(group)
 
     def end(self, key: str) -> None:
         """Note that an attempt of a key is over, or has lost its lease."""
@@ -490,6 +508,12 @@ class Groups(Generic[R]):
         """Set the attempts of a key that count for its rate."""
         (self._groups.get(key) or self._group(key)).window = window
 
+    def windows(self, now: float) -> Iterator[tuple[str, RateWindow]]:
+        """Return each key that has a rate, and the attempts that count for it, if there are some."""
+        for key, group in self._rated.items():
+            if group.rate is not None and group.window.free(group.rate, now) < group.rate.n:
+                yield key, group.window
+
     # Looking
 
     def __len__(self) -> int:
@@ -501,13 +525,25 @@ class Groups(Generic[R]):
         group = self._groups.get(key)
         return 0 if group is None else group.running
 
-    def held_now(self, now: float) -> int:
-        """Return the number of rows that are held back by the limits of their keys."""
-        rated = (len(group.waiting) - group.free(now) for group in self._rated.values())
-        return self._held + sum(int(number) for number in rated if number > 0)
+    def held_now(self, now: float, gone: Mapping[str, int] = _NONE_GONE) -> int:
+        """Return the number of rows that are held back by the limits of their keys.
 
-    def held_test(self, now: float) -> Callable[[Hashable, str], bool]:
-        """Return a function of the id of a row and its key: True if a limit of its key holds it back now."""
+        Args:
+          gone: by key, the number of rows that are here, and are to go no more.
+        """
+        rated = (len(group.waiting) - group.free(now) for group in self._rated.values())
+        held = self._held + sum(int(number) for number in rated if number > 0)
+        for key, number in gone.items():
+            excess = 0.0 if (group := self._groups.get(key)) is None else len(group.waiting) - group.free(now)
+            held -= int(max(0.0, excess) - max(0.0, excess - number))
+        return held
+
+    def held_test(self, now: float, is_gone: Callable[[R], bool] | None = None) -> Callable[[Hashable, str], bool]:
+        """Return a function of the id of a row and its key: True if a limit of its key holds it back now.
+
+        Args:
+          is_gone: a function that returns True for rows that are here, and are to go no more.
+        """
         admitted: dict[str, set[Hashable] | None] = {}  # the ids of rows for which there is a place; None: all
 
         def is_held(id: Hashable, key: str) -> bool:
@@ -515,7 +551,9 @@ class Groups(Generic[R]):
                 group = self._groups.get(key)
                 free = math.inf if group is None else group.free(now)
                 all_go = group is None or free >= len(group.waiting)
-                admitted[key] = None if all_go or group is None else {each.id for each in group.first(int(free))}
+                admitted[key] = (
+                    None if all_go or group is None else {each.id for each in group.first(int(free), is_gone)}
+                )
             ids = admitted[key]
             group = self._groups.get(key)
             return ids is not None and group is not None and id in group.waiting and id not in ids

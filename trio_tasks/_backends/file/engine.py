@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.transfer import StoredTask
+    from ..._tasks.limits import Limits
     from ..durable.engine import KilledRow, RowChange, ScheduleRow, ScheduleUpdate, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
@@ -314,6 +315,16 @@ class FileEngine(Engine):
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether a queue is paused."""
         await self._write(Operations.set_paused, queue, paused)
+
+    async def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
+    ) -> None:
+        """Store the limits of the queue, or of one key in it."""
+        await self._write(Operations.set_limits, queue, key, limits, only_if_none=only_if_none)
+
+    async def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits of the queue, or of one key in it."""
+        return await self._read(Operations.get_limits, queue, key)
 
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""

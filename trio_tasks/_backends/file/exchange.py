@@ -50,11 +50,11 @@ class ExchangeSteps:
         if exchange.claims:
             state.enter_due(exchange.as_of)
             for claim in exchange.claims:
-                claimed = self._claim(claim)
                 queue = state.queue(claim.queue)
+                claimed, due = self._claim(claim, queue)
                 is_short = len(claimed) < claim.limit
                 answer.claimed.append(claimed)
-                answer.next_due.append(due if is_short and (due := queue.next_due) < math.inf else None)
+                answer.next_due.append(due if is_short and (due := min(due, queue.next_due)) < math.inf else None)
                 answer.live.append(queue.counts[LIVE] if is_short else -1)
         answer.killed = state.take_killed()
         return answer
@@ -100,7 +100,7 @@ class ExchangeSteps:
         if state.current_row(new.queue, new.id) is not None:
             return id_taken(new.id)
         terms = new.options, new.priority, new.unique, new.name
-        row = Row(state.next_key, queue, new.id, new.payload, *terms, state.time)
+        row = Row(state.next_key, queue, new.id, new.payload, *terms, state.time, new.key)
         if new.unique is not None:
             other = self._claim_key(queue, new, new.unique)
             if other is not None:
@@ -143,8 +143,10 @@ class ExchangeSteps:
         state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
         state.touch_in_full(row)
         keeps_place = new.delay <= 0 and row.state == WAITING and row.priority == new.priority
+        row.queue.leave_ready(row)
         state.weight -= row.weight
         row.payload, row.options, row.priority, row.name = new.payload, new.options, new.priority, new.name
+        state.set_group(row, new.key)
         state.weight += row.weight
         row.set_ends(None if new.expires_in is None else state.time + new.expires_in, new.deadline)
         row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
@@ -153,23 +155,28 @@ class ExchangeSteps:
         state.take_key(row, new.unique_for)
         if not keeps_place:
             state.make_wait(row, new.delay)
-        elif row.expires is not None:
+            return
+        row.queue.join_ready(row)
+        if row.expires is not None:
             row.queue.expiring.add(row.expires, row)
             state.note_due(row.expires)
 
-    def _claim(self, claim: ClaimRequest) -> list[ClaimedRow]:
+    def _claim(self, claim: ClaimRequest, queue: QueueRows) -> tuple[list[ClaimedRow], float]:
+        """Claim rows. Return them and, if limits hold others back, the moment from which a rate lets another begin."""
         state = self._state
         now = state.time
-        queue, until = state.queue(claim.queue), now + claim.lease
+        until = now + claim.lease
         if queue.counts[PAUSED]:
-            return []
+            return [], math.inf
+        limits = queue.limits
+        limit = claim.limit if limits.of_queue is None else min(claim.limit, limits.free(len(queue.running), now))
         worker, workers = claim.worker, claim.workers
         transaction, running, token = state.transaction, queue.running, state.next_token
         claimed: list[ClaimedRow] = []
         taken: list[int] = []
         keys = {worker: taken}
         passed_over, left_out = claim.left_out, list[Row]()
-        while len(claimed) < claim.limit and (row := queue.pop_ready()) is not None:
+        while len(claimed) < limit and (row := queue.pop_ready(now)) is not None:
             if passed_over and row.id in passed_over:
                 left_out.append(row)
                 continue
@@ -191,8 +198,8 @@ class ExchangeSteps:
             running[key] = row
             claimed.append(_claimed_row(row, token, now))
             token += 1
-        for row in left_out:
-            queue.place(row)
+        for row in reversed(left_out):
+            queue.give_back(row, begun=False)
         if claimed:
             state.next_token = token
             for name, taken in keys.items():
@@ -200,7 +207,9 @@ class ExchangeSteps:
                     transaction.claims += (name, taken)
             queue.no_lease_ends_before = min(queue.no_lease_ends_before, until)
             state.note_due(until)
-        return claimed
+            if limits.of_queue is not None or limits.of_keys:
+                state.note_begun(queue, [state.rows[row.key] for row in claimed])
+        return claimed, queue.free_at(now) if len(claimed) < claim.limit else math.inf
 
 
 def _claimed_row(row: Row, token: int, now: float) -> ClaimedRow:

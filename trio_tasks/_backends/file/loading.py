@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import cbor2
 
+from ..._contracts.fairness import RateWindow
 from ..._contracts.minutes import Sums
 from ..._logging import log
 from ..._tasks.errors import BackendError
+from ..._tasks.limits import Limits, check_limits
 from ..durable.engine import LATEST, ScheduleRow
 from .rows import COUNTS, DELAYED, GIVEN_UP, GONE, LIVE, RUNNING, SUSPENDED, TIMED, WAITING, Row, TimedKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from .rows import QueueRows
     from .state import JournalState
 
 _UNTIL = ("start", "forgotten", TIMED, GIVEN_UP)
@@ -33,8 +36,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        extra: list[Any] = [*more, (), (), (), (), (), (), ()]
-        suspended, moments, facts, minutes, keys, schedules, deadlines = extra[:7]
+        extra: list[Any] = [*more, *[()] * 10]
+        suspended, moments, facts, minutes, keys, schedules, deadlines, groups, limits, begun = extra[:10]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
@@ -53,9 +56,7 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
                 found.append(row)
         for start in range(0, len(claims), 2):
             found += _load_claim(state, now, *claims[start : start + 2])
-        for start in range(0, len(facts), 4):
-            if (row := state.rows.get(facts[start])) is not None:
-                row.name, row.pushed, row.started = facts[start + 1 : start + 4]
+        _load_facts(state, facts, deadlines)
         if minutes:
             _load_minutes(state, minutes)
         for start in range(0, len(keys), 5):
@@ -63,12 +64,62 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
             state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
         for start in range(0, len(schedules), 3):
             state.schedules.load(ScheduleRow._make(schedules[start : start + 3]))
-        for start in range(0, len(deadlines), 2):
-            if (row := state.rows.get(deadlines[start])) is not None:
-                row.deadline = deadlines[start + 1]
+        if groups or limits or begun:
+            _load_sharing(state, now, groups, limits, begun)
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
+
+
+def _load_facts(state: JournalState, facts: Any, deadlines: Any) -> None:
+    """Load what is recorded of some rows apart from the others."""
+    for start in range(0, len(facts), 4):
+        if (row := state.rows.get(facts[start])) is not None:
+            row.name, row.pushed, row.started = facts[start + 1 : start + 4]
+    for start in range(0, len(deadlines), 2):
+        if (row := state.rows.get(deadlines[start])) is not None:
+            row.deadline = deadlines[start + 1]
+
+
+def _load_sharing(state: JournalState, now: float, groups: Any, limits: Any, begun: Any) -> None:
+    """Load all that is about keys and limits."""
+    for start in range(0, len(groups), 2):
+        if (row := state.rows.get(groups[start])) is not None:
+            row.group, row.queue.has_keys = groups[start + 1], True
+    for start in range(0, len(limits), 3):
+        _load_limits(state, *limits[start : start + 3])
+    for start in range(0, len(begun), 3):
+        _load_begun(state, now, *begun[start : start + 3])
+
+
+def _load_limits(state: JournalState, number: int, key: Any, plain: Any) -> None:
+    """Set the limits of a queue, or of a key in it."""
+    _check_limited(key)
+    limits = None if plain is None else Limits.from_plain(plain)
+    state.queues_by_number[number].set_limits(check_limits(limits, of_key=key is not None), key)
+
+
+def _load_begun(state: JournalState, now: float, number: int, key: Any, begun: Any) -> None:
+    """Count attempts that began, or set all that count."""
+    _check_limited(key)
+    queue = state.queues_by_number[number]
+    if not isinstance(begun, int):
+        queue.load_window(key, _window_of(begun))
+    elif (rate := queue.limits.rate(key)) is not None:  # else a snapshot follows that has both
+        window = queue.window(key)
+        window.free(rate, now)  # forget those that count no more
+        window.begin(rate, now, begun)
+
+
+def _check_limited(key: Any) -> None:
+    if key is not None and (type(key) is not str or not key):
+        raise TypeError(f"{key!r:.50} is no key")
+
+
+def _window_of(begun: Any) -> RateWindow:
+    if not all(_is_moment(moment) and type(number) is int and number > 0 for moment, number in begun):
+        raise ValueError(f"{begun!r:.99} are no attempts that began")
+    return RateWindow(sorted((moment, number) for moment, number in begun))
 
 
 def _load_minutes(state: JournalState, minutes: Any) -> None:
@@ -101,7 +152,8 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
             queue = state.queues_by_number[number]
             row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
         else:
-            row.payload, row.options, row.priority = payload, options, priority
+            row.queue.take_out(row)  # it is in an index, under its key, where a journal is only read
+            row.payload, row.options, row.priority, row.group = payload, options, priority, None
         row.unique_until = until
         row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started, row.deadline
         found.append(row)
@@ -174,6 +226,7 @@ def _is_sound(row: Any) -> bool:
         and (row.name is None or type(row.name) is str)
         and (row.pushed is None or _is_moment(row.pushed))
         and (row.started is None or _is_moment(row.started))
+        and (row.group is None or type(row.group) is str)
     )
 
 
@@ -191,6 +244,8 @@ def finish_loading(state: JournalState) -> None:
       BackendError: something in the records is not valid.
     """
     check(state, state.rows)
+    for queue in find_fair_queues(state, state.rows.values()):
+        queue.use_groups()
     ran: list[Row] = []
     for key in sorted(state.rows):
         row = state.rows[key]
@@ -213,6 +268,17 @@ def finish_loading(state: JournalState) -> None:
     for row in reversed(ran):  # if two had the same unique key, the later one keeps it
         state.take_back(row)
     state.enter_due()
+
+
+def find_fair_queues(state: JournalState, rows: Iterable[Row]) -> list[QueueRows]:
+    """Return the queues that are to keep their ready rows by keys, and do not yet: those in which an unfinished row has
+    a key, or a key a limit.
+    """
+    keyed = {queue for queue in state.queues.values() if queue.has_keys and queue.groups is None}
+    found = {row.queue for row in rows if row.group is not None and row.state <= RUNNING} if keyed else set()
+    return [
+        queue for queue in state.queues.values() if queue.groups is None and (queue in found or queue.limits.by_key)
+    ]
 
 
 def _holds_key(row: Row) -> bool:

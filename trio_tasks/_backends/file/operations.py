@@ -14,7 +14,7 @@ from ..._contracts.explanation import Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, changed, make_metrics
 from ..._contracts.states import COUNTERS
-from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
+from ..._tasks.errors import AbortError, BackendError, DuplicateTaskError, not_again
 from ..durable.encoding import deadline_error, decode_options, encode_error, expired_error
 from ..durable.engine import (
     Changed,
@@ -48,9 +48,10 @@ from .state import JournalState
 from .transfer import TransferRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..._contracts.minutes import Sums
+    from ..._tasks.limits import Limits
     from ..durable.engine import Query, ScheduleRow, ScheduleUpdate
 
 _KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
@@ -93,13 +94,19 @@ class Operations:
 
     def locate(self, queue: str, task_id: str, now: float) -> LocatedRow | None:
         """Return the row of this id, and its place in the order if it is ready."""
-        stored, row = self.find(queue, task_id, now), self._row(queue, task_id)
+        row = self._row(queue, task_id)
+        if row is not None:
+            self._enter_delays(row.queue, now)
+        stored = self.find(queue, task_id, now)
         if stored is None or row is None:
             return None
         queue_rows, wall = row.queue, wall_now().timestamp()
         is_paused = bool(queue_rows.counts[PAUSED])
         if stored.state > DELAYED or (row.state == DELAYED and not _is_due(row, now, wall)):
             return LocatedRow(stored, None, is_paused)
+        if queue_rows.groups is not None:
+            in_turn = takewhile(lambda each: each is not row, queue_rows.ready(now))
+            return LocatedRow(stored, Place.after(each.id for each in in_turn), is_paused)
         due = queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ()
         first = sorted((each for each in due if _is_due(each, now, wall) and not each.has_expired(now)), key=_turn)
         before = takewhile(lambda each: _turn(each) < _turn(row), merge(queue_rows.ready(now), first, key=_turn))
@@ -110,14 +117,16 @@ class Operations:
         queue_rows = self._state.queues.get(queue)
         if queue_rows is None:
             return Found([])
+        self._enter_delays(queue_rows, now)
         found = find_page(_listed(queue_rows, query, now), query.limit, RowFilter.of(query))
         return Found([_stored(row, now) for row in found.rows], found.next, found.is_partial)
 
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
+        self._enter_delays(queue_rows, now)
         changes, since = self._due_changes(queue_rows, now)
-        counts = changed(_counts(queue_rows), changes)
+        counts = changed(changed(_counts(queue_rows), changes), _as_delayed(_held_now(queue_rows, now)))
         if (moment := queue_rows.oldest_waiting(now)) is not None:
             since.append(moment)
         running = queue_rows.running.values() if queue_rows.no_lease_ends_before <= now else ()
@@ -150,6 +159,18 @@ class Operations:
             self._state.count(queue_rows, PAUSED)
             queue_rows.counts[PAUSED] = int(paused)
 
+    def set_limits(self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool) -> None:
+        """Store the limits of the queue, or of a key in it."""
+        queue_rows = self._state.queue(queue)
+        known = queue_rows.limits.get(key)
+        if known != limits and not (only_if_none and known is not None):
+            self._state.set_limits(queue_rows, limits, key)
+
+    def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits of the queue, or of a key in it."""
+        queue_rows = self._state.queues.get(queue)
+        return None if queue_rows is None else queue_rows.limits.get(key)
+
     def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         queue_rows = self._state.queues.get(queue)
@@ -164,7 +185,20 @@ class Operations:
             there[_NAMES[row.state]] += 1
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
         changes, _ = self._due_changes(queue_rows, now)
-        return Balance(queue, changed(_counts(queue_rows), changes), changed(there, changes))
+        counts, there = changed(_counts(queue_rows), changes), changed(there, changes)
+        held_there = _held_of(queue_rows, rows, now)
+        return Balance(
+            queue,
+            changed(counts, _as_delayed(_held_now(queue_rows, now))),
+            changed(there, _as_delayed(held_there)),
+        )
+
+    def _enter_delays(self, queue_rows: QueueRows, now: float) -> None:
+        """Make the delayed rows ready that are due, where limits of keys may hold them back: which ones are held back
+        is told of rows that are ready.
+        """
+        if queue_rows.groups is not None and queue_rows.next_due <= now:
+            self._state.enter_delays(queue_rows, now)
 
     def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
         """Return the schedules that were changed after this revision, or the one of a name, if it was."""
@@ -268,9 +302,12 @@ class Operations:
         if row is None or row.options != was:
             return False
         state.touch_in_full(row)
+        row.queue.leave_ready(row)
         state.weight -= row.weight
         row.payload, row.options = payload, options
         state.weight += row.weight
+        state.set_group(row, _group_of(options, row.group))
+        row.queue.join_ready(row)
         return True
 
     def resume(self, queue: str, task_id: str) -> bool:
@@ -293,7 +330,7 @@ class Operations:
                 state.touch_in_full(row)
                 row.unique_until = decode_options(row.options)[0].unique_until
             state.take_key(row)
-        row.queue.take_out(row.key)
+        row.queue.take_out(row)
         if row.state == DONE:
             row.result = None
         row.set_ends(None, None)
@@ -356,6 +393,29 @@ def _counts(queue: QueueRows) -> dict[str, int]:
     }
 
 
+def _held_now(queue: QueueRows, now: float) -> int:
+    """The number of rows that limits of their keys hold back, as it was counted while they came and went."""
+    if queue.groups is None or not queue.limits.by_key:
+        return 0
+    expired = {row.key: row for row in queue.expiring.until(now) if row.has_expired(now) and row.state == WAITING}
+    return queue.groups.held_now(now, Counter(row.group for row in expired.values() if row.group is not None))
+
+
+def _held_of(queue: QueueRows, rows: Iterable[Row], now: float) -> int:
+    """Count the rows that limits of their keys hold back."""
+    ready, running = Counter[str](), Counter[str]()
+    for row in rows:
+        if row.group is not None and row.state in (WAITING, RUNNING) and not row.has_expired(now):
+            (ready if row.state == WAITING else running)[row.group] += 1
+    free = {key: queue.free_of(key, running[key], now) for key in ready}
+    return sum(int(max(0, number - free[key])) for key, number in ready.items())
+
+
+def _as_delayed(held: int) -> dict[str, int]:
+    """The changes of the counters for rows that are held back: they count as delayed."""
+    return {"waiting": -held, "delayed": held}
+
+
 def _is_due(row: Row, now: float, wall: float) -> bool:
     """Return True if a delayed row is due by now, though no transaction has entered that yet."""
     return row.due is not None and row.due <= now and not _is_early(row, wall)
@@ -378,6 +438,8 @@ def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Positi
         states.insert(states.index(KILLED) + 1, _EXPIRED)
     choose = nlargest if query.newest_first else nsmallest
     most = WINDOW if RowFilter.of(query) is not None else query.limit + 1
+    delayed = query.selection.delayed
+    is_held = queue.held_test(now) if delayed is not None and WAITING in states else None
     for section in states[::step]:
         if after is not None and (section - after.section) * step < 0:
             continue  # it is on the pages before
@@ -387,7 +449,7 @@ def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Positi
         rows: Iterable[tuple[tuple[float, ...], Row]] = (
             (_order_key(row), row)
             for row in _rows_of(queue, section)
-            if _section_of(row, now) == section and _is_as_delayed(row, query.selection.delayed, now)
+            if _section_of(row, now) == section and _is_as_delayed(row, delayed, now, is_held)
         )
         if begins_after is not None:
             rows = (each for each in rows if (each[0] > begins_after if step > 0 else each[0] < begins_after))
@@ -411,9 +473,12 @@ def _section_of(row: Row, now: float) -> int | None:
     return _EXPIRED if row.has_expired(now) else None if row.is_kept_no_longer(now) else row.state
 
 
-def _is_as_delayed(row: Row, delayed: bool | None, now: float) -> bool:
-    """Return True if the row is delayed, or is not, as was asked for."""
-    return delayed is None or delayed == (row.state == DELAYED and row.due is not None and row.due > now)
+def _is_as_delayed(row: Row, delayed: bool | None, now: float, is_held: Callable[[Row], bool] | None) -> bool:
+    """Return True if the row is delayed, or held back by a limit of its key, or is not, as was asked for."""
+    if delayed is None:
+        return True
+    waits_for_time = row.state == DELAYED and row.due is not None and row.due > now
+    return delayed == (waits_for_time or (is_held is not None and is_held(row)))
 
 
 def _turn(row: Row) -> tuple[float, float, int]:
@@ -429,6 +494,14 @@ def _order_key(row: Row) -> tuple[float, ...]:
         assert row.due is not None
         return row.due if row.expires is None else min(row.due, row.expires), row.key
     return (row.started or 0.0) if row.state == RUNNING else row.since, row.key
+
+
+def _group_of(options: bytes | None, known: str | None) -> str | None:
+    """Return the key in the options of a task, or the one that was known if they cannot be read here."""
+    try:
+        return None if options is None else decode_options(options)[0].key
+    except BackendError:
+        return known
 
 
 def _cancelled_error() -> bytes:

@@ -15,7 +15,7 @@ from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import missing, open_regular, refused, regular_file
 from .journal import damaged, journal_info
-from .loading import check, load_record
+from .loading import check, find_fair_queues, load_record
 from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
 from .rows import GONE, RUNNING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.transfer import StoredTask
+    from ..._tasks.limits import Limits
     from ..durable.engine import (
         Changed,
         ClaimKey,
@@ -145,12 +146,14 @@ class FollowedJournal:
         check(self.state, {key: row for key, row in rows.items() if row.state != GONE})
         for row in rows.values():
             self._place(row)
+        for queue in find_fair_queues(self.state, self.state.rows.values()):
+            queue.use_groups()
         return None if damage is None or damage.is_tail else damage
 
     def _place(self, row: Row) -> None:
         """Put a row into the indexes that are used here."""
         queue = row.queue
-        queue.take_out(row.key)
+        queue.take_out(row)
         if row.state == GONE:
             if queue.ids.get(row.id) is row:
                 del queue.ids[row.id]
@@ -273,6 +276,10 @@ class ReadOnlyFileEngine(Engine):
         """Return the counters of a queue."""
         return (await self._read_on()).metrics(queue, self.now())
 
+    async def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits of the queue, or of one key in it."""
+        return (await self._read_on()).get_limits(queue, key)
+
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         return (await self._read_on()).minutes(queue)
@@ -359,6 +366,12 @@ class ReadOnlyFileEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Refused."""
+        raise self._refusal()
+
+    async def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
+    ) -> None:
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> list[bool | str]:

@@ -31,10 +31,14 @@ flat list of fields, since that is written twice as fast as lists in lists::
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
+    groups    key, and what a user calls its key, of those rows that are new, or all of which is told, and have one
+    limits    number of a queue, a key in it or nothing, and its limits as a map; nothing if it has none any more
+    begun     number of a queue, a key in it or nothing, and how many attempts began that count for its rate; or, in a
+              snapshot, a list of moments and numbers, which are all that count
 
-The last six were once left out; their order is moments, facts, minutes, keys, schedules, deadlines. The unique key of
-a row is a text, or a list of it and the end of the time for which it is held, where that is not until the row is
-finished.
+The last nine were once left out; their order is moments, facts, minutes, keys, schedules, deadlines, groups, limits,
+begun. The unique key of a row is a text, or a list of it and the end of the time for which it is held, where that is
+not until the row is finished.
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -58,7 +62,7 @@ from .rows import (
     GONE,
     LIVE,
     MOMENTS,
-    NO_KEY,
+    NO_TIMED_KEY,
     SUSPENDED,
     Row,
 )
@@ -99,15 +103,17 @@ def encode_change(state: JournalState) -> bytes | None:
         elif row.state != GONE:
             changed.append(row.key)
             changed += row.condition[:-MOMENTS]
-    with_moments = [
-        row for row in transaction.rows if (row.run_at is not None or row.is_suspended) and row.state != GONE
-    ]
+    with_moments = [row for row in transaction.rows if row.state != GONE and _has_moments(row)]
     with_facts = [
         row
         for row, before in transaction.rows.items()
         if (row.started == state.time or (before is None and row.name is not None) or row in transaction.in_full)
         and row.state != GONE
     ]
+    begun = [field for (queue, key), number in transaction.begun.items() for field in (queue.number, key, number)]
+    schedules = state.schedules.changed if state.schedules.before else ()
+    ending = [row for row, before in transaction.rows.items() if row.deadline is not None or _had_deadline(before)]
+    later = _Later(transaction.minutes, transaction.timed_keys, schedules, ending, transaction.limits, begun)
     return _encode(
         state,
         transaction.counts,
@@ -117,10 +123,7 @@ def encode_change(state: JournalState) -> bytes | None:
         transaction.claims,
         with_moments,
         with_facts,
-        transaction.minutes,
-        transaction.timed_keys,
-        state.schedules.changed if state.schedules.before else (),
-        [row for row, before in transaction.rows.items() if row.deadline is not None or _had_deadline(before)],
+        later,
     )
 
 
@@ -131,12 +134,41 @@ def _had_deadline(condition: tuple[Any, ...] | None) -> bool:
 def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: bool) -> bytes:
     """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
-    all_minutes = [(queue, *key) for queue in state.queues.values() for key in queue.minutes] if with_minutes else []
-    all_keys = [(queue, key) for queue in state.queues.values() for key in queue.timed_keys] if with_minutes else []
-    schedules: Iterable[ScheduleRow] = state.schedules.kept(state.time) if with_minutes else ()
-    more = all_minutes, all_keys, schedules
     ending = [row for row in present if row.deadline is not None]
-    return _encode(state, state.queues.values(), present, [], [], [], present, present, *more, ending)
+    later = _all_later(state, ending) if with_minutes else _NOTHING_LATER._replace(deadlines=ending)
+    return _encode(state, state.queues.values(), present, [], [], [], present, present, later)
+
+
+class _Later(NamedTuple):
+    """The parts of a record that are about neither queues nor rows, or are seldom there."""
+
+    minutes: Iterable[tuple[QueueRows, int, str]]
+    keys: Iterable[tuple[QueueRows, str]]
+    schedules: Iterable[ScheduleRow]
+    deadlines: Iterable[Row]
+    limits: Iterable[tuple[QueueRows, str | None]]
+    begun: list[Any]
+
+
+_NOTHING_LATER = _Later((), (), (), (), (), [])
+
+
+def _all_later(state: JournalState, ending: Iterable[Row]) -> _Later:
+    """Return all of the state that is about neither queues nor rows."""
+    queues = state.queues.values()
+    return _Later(
+        [(queue, *key) for queue in queues for key in queue.minutes],
+        [(queue, key) for queue in queues for key in queue.timed_keys],
+        state.schedules.kept(state.time),
+        ending,
+        [(queue, key) for queue in queues for key in queue.limits.limited()],
+        [
+            field
+            for queue in queues
+            for key, window in queue.windows(state.time)
+            for field in (queue.number, key, window.state())
+        ],
+    )
 
 
 def _encode(
@@ -148,10 +180,7 @@ def _encode(
     claims: list[Any],
     with_moments: Iterable[Row],
     with_facts: Iterable[Row],
-    with_minutes: Iterable[tuple[QueueRows, int, str]],
-    with_keys: Iterable[tuple[QueueRows, str]],
-    with_schedules: Iterable[ScheduleRow],
-    with_deadlines: Iterable[Row],
+    later: _Later,
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -173,7 +202,7 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
-    more = _later_lists(with_minutes, with_keys, with_schedules, with_deadlines)
+    more = _later_lists(later, new)
     numbers = state.time, state.next_key, state.next_token
     try:
         return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
@@ -181,22 +210,22 @@ def _encode(
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
 
-def _later_lists(
-    with_minutes: Iterable[tuple[QueueRows, int, str]],
-    with_keys: Iterable[tuple[QueueRows, str]],
-    with_schedules: Iterable[ScheduleRow],
-    with_deadlines: Iterable[Row],
-) -> list[list[Any]]:
+def _later_lists(later: _Later, new: list[Row]) -> list[list[Any]]:
     """The last lists of a record; those that are empty are left out, if none follows."""
     minutes: list[Any] = []
-    for queue, minute, name in with_minutes:
+    for queue, minute, name in later.minutes:
         minutes += (queue.number, minute, name, queue.minutes[minute, name].pack())
     keys: list[Any] = []
-    for queue, key in with_keys:
-        keys += (queue.number, key, *queue.timed_keys.get(key, NO_KEY))
-    schedules: list[Any] = [field for row in with_schedules for field in row]
-    deadlines: list[Any] = [field for row in with_deadlines if row.state != GONE for field in (row.key, row.deadline)]
-    lists = [minutes, keys, schedules, deadlines]
+    for queue, key in later.keys:
+        keys += (queue.number, key, *queue.timed_keys.get(key, NO_TIMED_KEY))
+    schedules: list[Any] = [field for row in later.schedules for field in row]
+    deadlines: list[Any] = [field for row in later.deadlines if row.state != GONE for field in (row.key, row.deadline)]
+    groups: list[Any] = [field for row in new if row.group is not None for field in (row.key, row.group)]
+    limits: list[Any] = []
+    for queue, limited in later.limits:
+        found = queue.limits.get(limited)
+        limits += (queue.number, limited, None if found is None else found.to_plain())
+    lists = [minutes, keys, schedules, deadlines, groups, limits, later.begun]
     while lists and not lists[-1]:
         lists.pop()
     return lists

@@ -14,13 +14,16 @@ from heapq import heappop, heappush, merge
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from ..._contracts.fairness import NO_KEY, RateWindow
+from ..._contracts.groups import Groups, QueueLimits
 from ..._contracts.minutes import KEPT_MINUTES, Sums, check_minute
 from ..._printing import escaped
 from ..durable.engine import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from ..._tasks.limits import Limits
     from ..durable.engine import WorkerRow
 
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
@@ -45,10 +48,10 @@ _OVERHEAD = 120
 
 @final
 class Row:
-    """A task, as the journal has it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
-    ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
-    of the task that replaced it; ``unique_until`` is the end of the time for which it holds its unique key, as in
-    ``NewRow``, or ``TIMED``, or ``GIVEN_UP``."""
+    """A task, as the journal has it. ``key`` is its number, and ``group`` is what a user calls its key; ``since`` is
+    when it first waited, or was finished; ``due`` as in ``Stored``; ``requested_end`` is why it is not to come back
+    from its attempt: True if it is to be aborted, or the id of the task that replaced it; ``unique_until`` is the end
+    of the time for which it holds its unique key, as in ``NewRow``, or ``TIMED``, or ``GIVEN_UP``."""
 
     __slots__ = (
         "attempt",
@@ -56,6 +59,7 @@ class Row:
         "deadline",
         "due",
         "expires",
+        "group",
         "history",
         "id",
         "key",
@@ -90,6 +94,7 @@ class Row:
         unique: str | None,
         name: str | None = None,
         pushed: float | None = None,
+        group: str | None = None,
     ) -> None:
         self.key = key
         self.queue = queue
@@ -101,6 +106,7 @@ class Row:
         self.unique_until = "end"
         self.name = name
         self.pushed = pushed
+        self.group = group
         self.started: float | None = None
         self.state = WAITING
         self.attempt = 0
@@ -207,7 +213,7 @@ class TimedKey(NamedTuple):
     end: float
 
 
-NO_KEY = TimedKey("", 0, 0.0)
+NO_TIMED_KEY = TimedKey("", 0, 0.0)
 """Recorded for a key that is held for a time no more."""
 
 Entry = tuple[float, int, Row]
@@ -264,6 +270,10 @@ class TimeIndex:
         return self._in_order[0] if self._in_order else None
 
 
+def _never(row: Row) -> bool:
+    return False
+
+
 @final
 class QueueRows:
     """The rows of a queue, in one index for each state."""
@@ -286,13 +296,20 @@ class QueueRows:
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[WorkerRow] = []
-        self._ready: dict[int, TimeIndex] = {}
+        self.limits = QueueLimits()
+        self.groups: Groups[Row] | None = None  # from the first row with a key on, or the first limit of keys
+        self.has_keys = False  # True if a row with a key was loaded
+        self._windows: dict[str, RateWindow] = {}  # of keys, while there are no groups
+        self._ready: dict[int, TimeIndex] = {}  # while there are no groups
         self._priorities: list[int] = []  # the priorities that have rows, in ascending order
 
     def place(self, row: Row) -> None:
         """Put a row into the index of its state."""
         state = row.state
         if state == WAITING:
+            if self.groups is not None:
+                self.groups.add(row.key, row, row.group or NO_KEY, row.priority, (row.since, row.key))
+                return
             level = self._ready.get(row.priority)
             if level is None:
                 level = self._ready[row.priority] = TimeIndex()
@@ -308,6 +325,8 @@ class QueueRows:
             assert row.due is not None
             self.running[row.key] = row
             self.no_lease_ends_before = min(self.no_lease_ends_before, row.due)
+            if self.groups is not None:
+                self.groups.begin(row.group or NO_KEY)
         elif state != GONE:
             self.finished[state][row.key] = row
 
@@ -317,10 +336,111 @@ class QueueRows:
             del self.suspended_rows[row.key]
             row.suspended = None
 
-    def take_out(self, key: int) -> None:
-        """Take the row of this key out of all collections by state, whatever state it was in."""
-        for rows in (self.running, self.delayed_rows, self.suspended_rows, *self.finished.values()):
-            rows.pop(key, None)
+    def take_out(self, row: Row) -> None:
+        """Take a row out of all collections by state, whatever state it was in."""
+        self.end_attempt(row)
+        for rows in (self.delayed_rows, self.suspended_rows, *self.finished.values()):
+            rows.pop(row.key, None)
+        if self.groups is not None:
+            self.groups.discard(row.key, row.group or NO_KEY)
+
+    # Keys
+
+    def use_groups(self) -> None:
+        """Keep the ready rows by their keys from now on."""
+        groups = self.groups = Groups[Row](self.limits)
+        for key, window in self._windows.items():
+            groups.load_window(key, window)
+        for row in self.running.values():
+            groups.begin(row.group or NO_KEY)
+        for level in self._ready.values():
+            for moment, _, row in level.in_order():
+                if row.state == WAITING and row.since == moment:
+                    self.place(row)
+        self._windows, self._ready, self._priorities = {}, {}, []
+
+    def set_limits(self, limits: Limits | None, key: str | None) -> None:
+        """Go by these limits of the queue, or of a key, from now on."""
+        self.limits.set(limits, key)
+        if self.groups is not None:
+            self.groups.apply_limits(key)
+
+    def window(self, key: str | None) -> RateWindow:
+        """Return the attempts that count for the rate of the queue, or of a key."""
+        if key is None:
+            return self.limits.window
+        if self.groups is None:
+            return self._windows.setdefault(key, RateWindow())
+        window = self.groups.window(key)
+        if window is None:
+            window = RateWindow()
+            self.groups.load_window(key, window)
+        return window
+
+    def load_window(self, key: str | None, window: RateWindow) -> None:
+        """Set the attempts that count for the rate of the queue, or of a key."""
+        if key is None:
+            self.limits.window = window
+        elif self.groups is None:
+            self._windows[key] = window
+        else:
+            self.groups.load_window(key, window)
+
+    def free_at(self, now: float) -> float:
+        """Return the moment from which on a rate lets another attempt begin, as far as it holds one back; infinity if
+        none does.
+        """
+        if self.limits.of_queue is not None and self.limits.free(len(self.running), now) <= 0:
+            concurrency = self.limits.of_queue.concurrency
+            is_full = concurrency is not None and len(self.running) >= concurrency
+            return math.inf if is_full else self.limits.free_at()
+        return math.inf if self.groups is None else self.groups.next_wake
+
+    def windows(self, now: float) -> Iterator[tuple[str | None, RateWindow]]:
+        """Return the attempts that count for rates: those of the queue, with None, and of each key."""
+        window, rate = self.limits.window, self.limits.rate(None)
+        if rate is not None:
+            window.free(rate, now)  # forget those that count no more
+        if not window.is_empty:
+            yield None, window
+        if self.groups is not None:
+            yield from self.groups.windows(now)
+
+    def free_of(self, key: str, running: int, now: float) -> float:
+        """Return the number of attempts of a key that may begin now, while so many of it run."""
+        limits = self.limits.effective(key)
+        if limits is None:
+            return math.inf
+        free = math.inf if limits.per_key is None else limits.per_key - running
+        if limits.rate_per_key is not None:
+            free = min(free, self.window(key).free(limits.rate_per_key, now))
+        return max(0, free)
+
+    def leave_ready(self, row: Row) -> None:
+        """Take a row out of the rows that are ready, if it is one; without groups, its entry there is skipped."""
+        if self.groups is not None and row.state == WAITING:
+            self.groups.discard(row.key, row.group or NO_KEY)
+
+    def join_ready(self, row: Row) -> None:
+        """Put a row in again that was taken out by :meth:`leave_ready`, and waits."""
+        if self.groups is not None:
+            self.place(row)
+
+    def end_attempt(self, row: Row) -> None:
+        """Note that a row does not run any more, if it did."""
+        if self.running.pop(row.key, None) is not None and self.groups is not None:
+            self.groups.end(row.group or NO_KEY)
+
+    def give_back(self, row: Row, *, begun: bool = True) -> None:
+        """Put a row that ran, or was to run, back into its old place; it waits already."""
+        ran = self.running.pop(row.key, None) is not None or not begun
+        if ran and self.groups is not None:
+            place = row.group or NO_KEY, row.priority, (row.since, row.key)
+            self.groups.put_back(row.key, row, *place, begun=begun)
+        else:
+            self.place(row)
+
+    # Looking
 
     def drop_stale(self) -> None:
         """Drop entries at the front of the indexes that are not valid any more, where nothing else pops them."""
@@ -359,6 +479,9 @@ class QueueRows:
 
     def ready(self, now: float) -> Iterator[Row]:
         """Return the rows that are ready, in the order in which they go."""
+        if self.groups is not None:
+            yield from (row for row in self.groups.in_turn() if not row.has_expired(now))
+            return
         last: Row | None = None
         for priority in reversed(self._priorities):
             for moment, _, row in self._ready[priority].in_order():  # one may have several entries after a rollback
@@ -368,14 +491,32 @@ class QueueRows:
 
     def oldest_waiting(self, now: float) -> float | None:
         """The moment since when the oldest of the ready rows waits; None if there is none."""
+        if self.groups is not None:
+            return self._oldest_of_groups(self.groups, now)
         self.drop_stale()
         firsts = [each.first for each in self._ready.values()]
         if any(entry is not None and entry[2].has_expired(now) for entry in firsts):
             return min((row.since for row in self.ready(now)), default=None)
         return min((entry[0] for entry in firsts if entry is not None), default=None)
 
-    def pop_ready(self) -> Row | None:
-        """Remove and return the next waiting row; None if none waits."""
+    def _oldest_of_groups(self, groups: Groups[Row], now: float) -> float | None:
+        firsts = [*groups.firsts(now)]
+        if any(row.has_expired(now) for row in firsts):
+            is_held = self.held_test(now)
+            firsts = [row for row in self.ready(now) if not is_held(row)]
+        return min((row.since for row in firsts), default=None)
+
+    def held_test(self, now: float) -> Callable[[Row], bool]:
+        """Return a function that returns True for a ready row that a limit of its key holds back."""
+        if self.groups is None or not self.limits.by_key:
+            return _never
+        is_held = self.groups.held_test(now, lambda row: row.has_expired(now))
+        return lambda row: row.group is not None and row.state == WAITING and is_held(row.key, row.group)
+
+    def pop_ready(self, now: float) -> Row | None:
+        """Remove and return the next waiting row that may begin; None if there is none."""
+        if self.groups is not None:
+            return self.groups.pop(now)
         while self._priorities:
             level = self._ready[self._priorities[-1]]
             while (entry := level.pop()) is not None:

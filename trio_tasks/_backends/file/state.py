@@ -8,8 +8,9 @@ is committed, or rolled back if the record could not be written.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from heapq import heapify, heappop, heappush
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
 from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
@@ -34,6 +35,11 @@ from .rows import (
 )
 from .schedules import JournalSchedules
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..._tasks.limits import Limits
+
 _SAME_MOMENT = 1e-6
 """Seconds between two rows that came in the same moment."""
 
@@ -43,12 +49,14 @@ class Transaction:
     """The changes of the current transaction, and the rows as they were before it."""
 
     __slots__ = (
+        "begun",
         "claimed",
         "claims",
         "counts",
         "gone",
         "holders",
         "in_full",
+        "limits",
         "minutes",
         "rows",
         "timed_keys",
@@ -57,8 +65,8 @@ class Transaction:
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
-        # The earlier payload, options, priority, name and unique_until of rows in which they were replaced.
-        self.in_full: dict[Row, tuple[bytes, bytes | None, int, str | None, str]] = {}
+        # The earlier payload, options, priority, name, unique_until and group of rows in which they were replaced.
+        self.in_full: dict[Row, tuple[bytes, bytes | None, int, str | None, str, str | None]] = {}
         # The rows that were claimed, and not changed otherwise.
         self.claimed: list[tuple[Row, str | None, float | None]] = []
         self.claims: list[Any] = []  # the worker and the keys of each claim
@@ -67,12 +75,35 @@ class Transaction:
         self.holders: list[tuple[QueueRows, str, Row | None]] = []
         self.timed_keys: dict[tuple[QueueRows, str], TimedKey | None] = {}  # as they were before
         self.minutes: dict[tuple[QueueRows, int, str], Sums | None] = {}  # as they were before
+        self.limits: dict[tuple[QueueRows, str | None], Limits | None] = {}  # as they were before
+        self.begun: dict[tuple[QueueRows, str | None], int] = {}  # attempts that count for a rate
         self.weight = state.weight
 
     @property
     def is_empty(self) -> bool:
         """True if nothing has changed."""
-        return not (self.rows or self.claimed or self.counts or self.minutes)
+        return not (self.rows or self.claimed or self.counts or self.minutes)  # limits come with counts
+
+    def restore_unique_keys(self) -> None:
+        """Give all unique keys to those rows again that had them."""
+        for queue, key, holder in reversed(self.holders):
+            if holder is None:
+                queue.holders.pop(key, None)
+            else:
+                queue.holders[key] = holder
+        for (queue, key), timed in self.timed_keys.items():
+            if timed is None:
+                queue.timed_keys.pop(key, None)
+            else:
+                queue.timed_keys[key] = timed
+
+    def restore_limits(self) -> None:
+        """Restore the limits, and the attempts that count for them, as they were."""
+        for (queue, limited), limits in self.limits.items():
+            queue.set_limits(limits, limited)
+        for (queue, limited), number in self.begun.items():
+            for _ in range(number):
+                queue.window(limited).take_back()
 
     def restore_minutes(self) -> None:
         """Restore the sums of attempts as they were."""
@@ -119,11 +150,11 @@ class JournalState:
             self.transaction.rows[row] = row.condition
 
     def touch_in_full(self, row: Row) -> None:
-        """Save a row before its payload, options, priority, name or unique_until are changed as well; see
+        """Save a row before its payload, options, priority, name, unique_until or group are changed as well; see
         :meth:`touch`.
         """
         self.touch(row)
-        in_full = row.payload, row.options, row.priority, row.name, row.unique_until
+        in_full = row.payload, row.options, row.priority, row.name, row.unique_until, row.group
         self.transaction.in_full.setdefault(row, in_full)
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
 
@@ -149,6 +180,37 @@ class JournalState:
             if each is not None:
                 added.merge(each)
 
+    # Limits
+
+    def set_limits(self, queue: QueueRows, limits: Limits | None, key: str | None) -> None:
+        """Go by these limits of a queue, or of a key in it, from now on."""
+        self.transaction.limits.setdefault((queue, key), queue.limits.get(key))
+        self.transaction.counts.setdefault(queue, queue.counts.copy())  # the record of limits needs that of the queue
+        queue.set_limits(limits, key)
+        if queue.limits.by_key and queue.groups is None:
+            queue.use_groups()
+
+    def note_begun(self, queue: QueueRows, rows: Sequence[Row]) -> None:
+        """Note the attempts that begin now and count for rates; for those of their keys they are counted already."""
+        limits, begun = queue.limits, self.transaction.begun
+        limits.begin(self.time, len(rows))
+        if limits.of_queue is not None and limits.of_queue.rate is not None:
+            begun[queue, None] = begun.get((queue, None), 0) + len(rows)
+        for key, number in Counter(row.group for row in rows if row.group is not None).items():
+            of_key = limits.effective(key)
+            if of_key is not None and of_key.rate_per_key is not None:
+                begun[queue, key] = begun.get((queue, key), 0) + number
+        if begun:
+            self.transaction.counts.setdefault(queue, queue.counts.copy())  # as above
+
+    def set_group(self, row: Row, group: str | None) -> None:
+        """Change the key by which a row shares its queue; it is in no index of ready rows."""
+        row.group = group
+        if group is not None and row.queue.groups is None:
+            row.queue.use_groups()
+
+    # The end of a transaction
+
     def commit(self) -> None:
         """Commit the transaction."""
         for row in self.transaction.gone:
@@ -165,12 +227,12 @@ class JournalState:
             row.state, row.worker, row.started = WAITING, worker, started
             row.due = None
             row.attempt -= 1
-            row.queue.running.pop(row.key, None)
-            row.queue.place(row)
+            row.queue.give_back(row)
+        for row in transaction.rows:
+            row.queue.take_out(row)
         for row, in_full in transaction.in_full.items():
-            row.payload, row.options, row.priority, row.name, row.unique_until = in_full
+            row.payload, row.options, row.priority, row.name, row.unique_until, row.group = in_full
         for row, condition in transaction.rows.items():
-            row.queue.take_out(row.key)
             if condition is None:
                 row.state = GONE
                 self._remove(row)
@@ -179,19 +241,11 @@ class JournalState:
                 row.condition = condition
                 row.queue.ids.setdefault(row.id, row)
                 self.place(row)
-        for queue, key, holder in reversed(transaction.holders):
-            if holder is None:
-                queue.holders.pop(key, None)
-            else:
-                queue.holders[key] = holder
-        for (queue, key), timed in transaction.timed_keys.items():
-            if timed is None:
-                queue.timed_keys.pop(key, None)
-            else:
-                queue.timed_keys[key] = timed
         for queue, counts in transaction.counts.items():
             queue.counts = counts
+        transaction.restore_unique_keys()
         transaction.restore_minutes()
+        transaction.restore_limits()
         self.schedules.roll_back()
         self.weight = self.transaction.weight = transaction.weight
         self.killed.clear()
@@ -206,9 +260,12 @@ class JournalState:
         if row.queue.ids.get(row.id) is row:
             del row.queue.ids[row.id]
 
-    def place(self, row: Row) -> None:
-        """Put a row into the index of its state, and note when it is due."""
-        row.queue.place(row)
+    def place(self, row: Row, *, again: bool = False) -> None:
+        """Put a row into the index of its state, and note when it is due; ``again``: into its old place, as it ran."""
+        if again:
+            row.queue.give_back(row)
+        else:
+            row.queue.place(row)
         moment = row.due
         if row.state == DELAYED and row.by_wall and row.run_at is not None:
             row.queue.by_wall_clock.add(row.run_at / 1e6, row)
@@ -339,6 +396,8 @@ class JournalState:
         """Add a new row; the caller puts it into a state next."""
         self.next_key += 1
         self.transaction.rows[row] = None
+        if row.group is not None:
+            self.set_group(row, row.group)
         self.rows[row.key] = row.queue.ids[row.id] = row
         self.count(row.queue, PUSHED, 1)
         self.weight += row.weight
@@ -347,6 +406,8 @@ class JournalState:
         """Make a row ready after this many seconds."""
         if row.state == DELAYED:
             row.queue.end_delay(row)
+        elif row.queue.groups is not None:
+            row.queue.leave_ready(row)
         if delay > 0:
             row.suspended = suspended
             row.state = DELAYED
@@ -364,7 +425,6 @@ class JournalState:
         """Make a row that ran wait again, and return True: after ``delay`` seconds, or in its old place if ``delay`` is
         None. If it was to be aborted, or was replaced, it is killed.
         """
-        row.queue.running.pop(row.key, None)
         row.expires = row.deadline
         if row.requested_end is True:
             self.kill(row, aborted_error(), KillReason.NOT_AGAIN)
@@ -375,9 +435,10 @@ class JournalState:
             self.kill(row, replaced_error(holder.id), KillReason.REPLACED, holder.id)
         elif delay is None:
             row.state, row.due = WAITING, None
-            self.place(row)
+            self.place(row, again=True)
             return True
         else:
+            row.queue.end_attempt(row)
             self.make_wait(row, delay, suspended=suspended)
             return True
         return False
@@ -411,9 +472,12 @@ class JournalState:
     def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float) -> None:
         """Put a live row, already touched, into a final state, and keep it for this many seconds."""
         queue = row.queue
-        queue.running.pop(row.key, None)
-        if row.state == DELAYED:
+        if row.state == RUNNING:
+            queue.end_attempt(row)
+        elif row.state == DELAYED:
             queue.end_delay(row)
+        else:
+            queue.leave_ready(row)
         self.count(queue, what, -1)
         if row.unique is not None:
             self.free_key(row, KeyChange.ENDED)
@@ -429,7 +493,7 @@ class JournalState:
         if row.unique is not None:
             self.free_key(row, KeyChange.FORGOTTEN)
         row.state = GONE
-        row.queue.take_out(row.key)
+        row.queue.take_out(row)
         self.transaction.gone.append(row)
         self.weight -= row.weight
 
@@ -447,14 +511,18 @@ class JournalState:
                 self.take_back(orphan)
             while (row := queue.pop_expired(now)) is not None:
                 self.expire(row)
-            while (row := self._pop_due(queue, now)) is not None:
-                row.state, row.due = WAITING, None  # this remains true after a rollback, so it needs no record
-                queue.place(row)
+            self.enter_delays(queue, now)
         self._forget_retained(now)
         moments = [queue.next_due for queue in self.queues.values()]
         if (first := self.retained.first) is not None:
             moments.append(first[0])
         self._nothing_due_before = min(moments, default=math.inf)
+
+    def enter_delays(self, queue: QueueRows, now: float) -> None:
+        """Make rows ready whose time has come. That remains true after a rollback, so it needs no record."""
+        while (row := self._pop_due(queue, now)) is not None:
+            row.state, row.due = WAITING, None
+            queue.place(row)
 
     def _pop_due(self, queue: QueueRows, now: float) -> Row | None:
         """Remove and return a delayed row whose time has come, by the wall clock where that decides."""
@@ -481,7 +549,7 @@ class JournalState:
             row = first[2]
             if RUNNING < row.state < GONE and row.due == first[0] and row not in self.transaction.rows:
                 row.state = GONE  # loading the journal does the same, so it needs no record
-                row.queue.take_out(row.key)
+                row.queue.take_out(row)
                 if row.unique is not None and row.queue.holders.get(row.unique) is row:
                     del row.queue.holders[row.unique]
                 self._remove(row)

@@ -148,6 +148,7 @@ class TransferRows:
             terms.unique,
             task.name,
             task.pushed,
+            terms.key,
         )
         if terms.unique is not None:
             until = GIVEN_UP if task.unique is None else terms.unique_until  # it has it again when it is resumed
