@@ -33,6 +33,7 @@ LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/durable/exchange_loop.py": "one loop, its requests, and the batches that it makes of them",
     "trio_tasks/_contracts/groups.py": "lines of ready rows, groups of lines, and the limits that park them: one idea",
     "trio_tasks/_backends/memory.py": "one class, with all capabilities of a queue in memory",
+    "trio_tasks/_backends/sqlite/exchange.py": "the transaction that nearly all work is, with its statements",
     "trio_tasks/_router/queues.py": "one class, with the verbs of a storage over several queues",
     "trio_tasks/_tasks/task.py": "a task, its parts, and the builder through which all options go",
     "trio_tasks/_worker/slot.py": "an attempt from begin to settlement, and the slots that lend to one another",

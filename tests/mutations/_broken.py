@@ -344,10 +344,10 @@ MUTATIONS = [
         2,
         "a delayed task that becomes ready is still counted as delayed, in SQLite",
         "_backends/sqlite/task_table.py",
-        """        self.set_ready(row.seq)
+        """        self.set_ready(queue, row.seq)
         self._count_ready(queue, row.state, row.suspended)
 """,
-        """        self.set_ready(row.seq)
+        """        self.set_ready(queue, row.seq)
 """,
         ("sqlite", "model sqlite"),
     ),
@@ -473,9 +473,8 @@ MUTATIONS = [
         7,
         'on_conflict="update" leaves a delayed task delayed, in an SQLite file',
         "_backends/sqlite/exchange.py",
-        "        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)\n",
-        "        row = row._replace(delay=1.0)\n"
-        "        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)\n",
+        "        values = self._values(row, now)\n",
+        "        row = row._replace(delay=1.0)\n        values = self._values(row, now)\n",
         ("states",),
     ),
     Mutation(
@@ -501,8 +500,8 @@ MUTATIONS = [
         7,
         "a dead letter that is resumed goes on counting its attempts, in an SQLite file",
         "_backends/sqlite/operations.py",
-        "start_by = NULL, attempt = 0, order_key",
-        "start_by = NULL, order_key",
+        "deadline = NULL, attempt = 0, ",
+        "deadline = NULL, ",
         ("states",),
     ),
     Mutation(

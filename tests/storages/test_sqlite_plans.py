@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, operations, search, task_table, transfer, unique_keys
+from trio_tasks._backends.sqlite import exchange, groups, operations, rules, search, task_table, transfer, unique_keys
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -23,13 +23,26 @@ DRIVERS = [
     pytest.param("apsw", marks=pytest.mark.skipif(find_spec("apsw") is None, reason="apsw is not installed")),
 ]
 
-INDEX_OF = {1: "trio_tasks_timed", 2: "trio_tasks_timed", 9: "trio_tasks_timed"}
+INDEX_OF = {0: "trio_tasks_held", 2: "trio_tasks_timed", 3: "trio_tasks_timed", 10: "trio_tasks_timed"}
 """The index of a section of a list, where it is none of ready or finished rows."""
-SORTED_ANEW = ("list section 2",)
+SORTED_ANEW = ("list section 3",)
 """Statements that sort their rows: those that run are as many as there are slots."""
 BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
     "ready": (exchange.READY, (1, 1, 10), {"trio_tasks_ready"}),
+    "ready by tags": (exchange.READY_FAIR, (1, 1, 10), {"trio_tasks_ready"}),
+    "rows of a key": (groups.COUNT_OF_KEY, (1, "k", 2, 10), {"trio_tasks_keyed"}),
+    "first held row": (groups.FIRST_HELD, (1, "k", 10), {"trio_tasks_keyed"}),
+    "last ready row": (groups.LAST_READY, (1, "k"), {"trio_tasks_keyed"}),
+    "next key": (groups.NEXT_KEY, (1, "k"), {"trio_tasks_keyed"}),
+    "next priority": (groups.NEXT_LEVEL, (1, 0), {"trio_tasks_ready"}),
+    "ready without a tag": (groups.UNTAGGED, (1, 0, 10), {"trio_tasks_ready"}),
+    "keys of rows": (groups.KEYS_OF, ("[]",), {BY_KEY}),
+    "turns": (groups.TURNS, (1, 0, "", 10), {"PRIMARY KEY"}),
+    "end of turns": (groups.END_TURNS, (1,), {"PRIMARY KEY"}),
+    "rates": (groups.RATES, (0.0, 1, "", 10), {"PRIMARY KEY"}),
+    "limits of a key": (rules.LIMITS_OF, (1, "k"), {"PRIMARY KEY"}),
+    "oldest by tags": (operations.OLDEST_BY_TAG, (1, 0.0, 10), {"trio_tasks_ready"}),
     "claim": (exchange.CLAIM, (1, 0.0, "w", 0.0, "[]"), {BY_KEY}),
     "due": (exchange.DUE.format(""), (1, 0.0, 10), {"trio_tasks_timed"}),
     "due, without claims of others": (
@@ -58,8 +71,10 @@ DAILY = {
     "due now": (operations.DUE_NOW, (0.0, 1, 0.0, 0.0, 0.0), {"trio_tasks_timed"}),
     "kept no longer": (operations.KEPT_NO_LONGER, (1, 0.0), {"trio_tasks_finished"}),
     **{
-        f"recount {number}": (sql, (1,), {("trio_tasks_ready", "trio_tasks_timed", "trio_tasks_finished")[kind]})
-        for number, (sql, kind) in enumerate(zip(operations.RECOUNTS, (0, 1, 1, 1, 2, 2, 2), strict=True))
+        f"recount {number}": (sql, (1,), {f"trio_tasks_{index}"})
+        for number, (sql, index) in enumerate(
+            zip(operations.RECOUNTS, ("ready", "timed", "held", "timed", "timed", *["finished"] * 3), strict=True)
+        )
     },
     "sizes of rows": (transfer.SIZES, (1, 0, 0.0, 10), {BY_KEY}),
     "whole rows": (transfer.WHOLE_ROWS, (1, 0, 10, 0.0), {BY_KEY}),
@@ -81,7 +96,7 @@ DAILY = {
 }
 
 
-_SMALL = {"SCAN level"}
+_SMALL = {"SCAN level", "SCAN (subquery-1)", "SCAN SUBQUERY 1"}
 """Tables that are as long as there are priorities."""
 SORTED = {"due now"}
 """Statements that sort what they find: few rows."""

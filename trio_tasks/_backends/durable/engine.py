@@ -377,6 +377,9 @@ class ExchangeResult:
     """For each claim that got fewer: the time, on the engine's clock, at which the next row falls due; else None."""
     live: list[int] = field(default_factory=_LIST)
     """For each claim that got fewer: the number of live rows of its queue, in whatever state; else -1."""
+    held_back: list[bool] = field(default_factory=_LIST)
+    """For each claim, in an engine that has limits: True if it got fewer rows, and limits hold others back, so that a
+    settlement may make some ready."""
     renewed: list[bool] = field(default_factory=_LIST)
     """For each claim to be renewed: False if the lease was lost."""
     killed: list[KilledRow] = field(default_factory=_LIST)

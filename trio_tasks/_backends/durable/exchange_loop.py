@@ -423,7 +423,7 @@ class ExchangeLoop:
         for queue, settlement, slot, _, _ in self._settles:
             if slot is not None and getattr(slot, "will_take_more", False):
                 returning[queue].append(slot)
-            if settlement.kind in COMES_BACK or not queue.handles:
+            if settlement.kind in COMES_BACK or not queue.handles or queue.is_held_back:
                 changed[queue] = None
         for queue in changed:
             queue.mark_changed()
@@ -512,6 +512,7 @@ class ExchangeLoop:
         for number, (claim, queue, changes) in enumerate(batch.claims):
             claimed = result.claimed[number]
             queue.refused_since = None
+            queue.is_held_back = bool(result.held_back) and result.held_back[number]
             if len(claimed) < claim.limit:
                 queue.mark_drained(changes, result.next_due[number], result.live[number])
             queue.deliver(claimed, claim, part.began_at + claim.lease, now)

@@ -179,6 +179,7 @@ class QueueState:
         "handles",
         "inherits",
         "is_drained",
+        "is_held_back",
         "keep_dead",
         "keep_results",
         "lease",
@@ -241,6 +242,7 @@ class QueueState:
         self.events = EventReaders()
         self.changes = 0  # the number of times that rows may have become ready
         self.is_drained = False  # True if the last claim found fewer rows than its limit
+        self.is_held_back = False  # True if limits held rows back from the last claim
         self.next_due: float | None = None  # no delayed row becomes ready before this time
         self.live = -1  # the number of unfinished rows at the time of the last look
         self.looked_at = -math.inf  # the time of that look

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .driver import Connection
 
 _COUNTED = (
-    *("live", "running", "delayed", "suspended_now", "kept_done", "kept_failed", "kept_killed"),
+    *("live", "running", "delayed", "suspended_now", "held_now", "kept_done", "kept_failed", "kept_killed"),
     *COUNTERS,
 )
 
@@ -19,32 +19,55 @@ _NONE = -1
 
 
 @final
+class FastPathFailed(Exception):
+    """Raised when a batch changed fewer rows than expected, or the rules of a queue are not those that are known: the
+    transaction must be made again, an exchange row by row."""
+
+
+@final
 class QueueCounters:
     """The table of the queues, as one connection sees it.
 
-    Counts of a transaction are stored by :meth:`enter_counts`, in one go, before its end.
+    Counts of a transaction are stored by :meth:`enter_counts`, in one go, before its end. That also finds out whether
+    another session has changed the rules of the queue (keys, limits), so nobody has to ask before.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._numbers: dict[str, int] = {}
         self._changes: dict[int, dict[str, int]] = {}
+        self.rules: dict[int, int] = {}
+        """The number of the latest change of the rules that is known, by queue."""
 
     def number(self, name: str) -> int:
         """Return the number of a queue; add a row if the queue is new."""
         if name not in self._numbers:
             self._connection.execute("INSERT INTO trio_tasks_queue (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-            [(number,)] = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
-            self._numbers[name] = number
-        return self._numbers[name]
+        return self.known(name)
 
     def known(self, name: str) -> int:
         """Return the number of a queue; a number that no queue has, if there is none of this name."""
         number = self._numbers.get(name)
         if number is None:
-            rows = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
-            number = rows[0][0] if rows else _NONE
+            rows = self._connection.execute("SELECT num, rules FROM trio_tasks_queue WHERE name = ?", (name,))
+            if not rows:
+                return _NONE
+            number, rules = rows[0]
+            self._numbers[name], self.rules[number] = number, _whole(rules)
         return number
+
+    def change_rules(self, queue: int) -> int:
+        """Raise the number of the latest change of a queue's rules, and return it.
+
+        Raises:
+          FastPathFailed: another session has changed them.
+        """
+        known = self.rules.get(queue, 0)
+        sql = "UPDATE trio_tasks_queue SET rules = ? WHERE num = ? AND rules = ?"
+        if self._connection.changed(sql, (known + 1, queue, known)) < 1:
+            raise FastPathFailed
+        self.rules[queue] = known + 1
+        return known + 1
 
     def count(self, queue: int, **changes: int) -> None:
         """Add to the counts of a queue, to be stored at the end of the transaction."""
@@ -56,15 +79,22 @@ class QueueCounters:
             counts[name] = counts.get(name, 0) + number
 
     def enter_counts(self) -> None:
-        """Store what was counted in this transaction."""
+        """Store what was counted in this transaction.
+
+        Raises:
+          FastPathFailed: another session has changed the rules of a queue.
+        """
         for queue, counts in self._changes.items():
-            self._connection.execute(_update_of(tuple(counts)), [*counts.values(), queue])
+            parameters = [*counts.values(), queue, self.rules.get(queue, 0)]
+            if self._connection.changed(_update_of(tuple(counts)), parameters) < 1:
+                self.present(queue)  # else a trigger has had the change ignored
         self._changes.clear()
 
     def roll_back(self) -> None:
         """Forget the numbers and counts of a transaction that was rolled back."""
         self._numbers.clear()
         self._changes.clear()
+        self.rules.clear()
 
     def counts(self, queue: int) -> dict[str, int]:
         """Return all counts of a queue."""
@@ -81,10 +111,18 @@ class QueueCounters:
         """Store whether a queue is paused."""
         self._connection.execute("UPDATE trio_tasks_queue SET paused = ? WHERE num = ?", (int(paused), queue))
 
-    def live(self, queue: int) -> int:
-        """Return the number of unfinished rows of a queue."""
-        rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
-        return max(0, _whole(rows[0][0])) if rows else 0
+    def present(self, queue: int) -> tuple[int, int, int]:
+        """Return the numbers of unfinished, of running and of held rows of a queue, as they are stored.
+
+        Raises:
+          FastPathFailed: another session has changed the rules of the queue.
+        """
+        sql = "SELECT live, running, held_now, rules FROM trio_tasks_queue WHERE num = ?"
+        for live, running, held, rules in self._connection.execute(sql, (queue,)):
+            if rules != self.rules.get(queue, 0):
+                raise FastPathFailed
+            return max(0, _whole(live)), max(0, _whole(running)), max(0, _whole(held))
+        return 0, 0, 0
 
     def names(self) -> list[str]:
         """Return the names of all queues."""
@@ -97,7 +135,8 @@ class QueueCounters:
 @cache
 def _update_of(names: tuple[str, ...]) -> str:
     """The statement that adds to these counts. There are few sets of them, and each binds only what it changes."""
-    return f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in names)} WHERE num = ?"
+    changes = ", ".join(f"{name} = {name} + ?" for name in names)
+    return f"UPDATE trio_tasks_queue SET {changes} WHERE num = ? AND rules = ?"
 
 
 def _whole(count: object) -> int:

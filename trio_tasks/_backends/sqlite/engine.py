@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.transfer import StoredTask
+    from ..._tasks.limits import Limits
     from ..durable.engine import KilledRow, RowChange
     from .driver import Driver
     from .opening import Opening
@@ -237,6 +238,17 @@ class SqliteEngine(Engine):
         """Store whether a queue is paused, and wake the other sessions."""
         await self._write(Operations.set_paused, queue, paused)
         await self._call(self._session.wake_others, self.now())
+
+    async def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
+    ) -> None:
+        """Store the limits of a queue, or of a key in it, and wake the other sessions."""
+        await self._write(Operations.set_limits, queue, key, limits, only_if_none, self.now())
+        await self._call(self._session.wake_others, self.now())
+
+    async def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits that are stored for a queue, or for a key in it."""
+        return await self._read(Operations.get_limits, queue, key)
 
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""

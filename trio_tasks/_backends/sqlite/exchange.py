@@ -25,13 +25,15 @@ from ..durable.engine import (
     State,
     new_tuple,
 )
+from .counters import FastPathFailed
 from .driver import RowRefusedError, Writer, is_refusal
+from .groups import MOST_MOVED
 from .minutes import MinuteTable
 from .orphan_watch import OrphanWatch
 from .task_table import DROP, HELD, Due, TaskTable, unwanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..durable.engine import ClaimRequest, Exchange, NewRow
     from .counters import QueueCounters
@@ -58,17 +60,26 @@ INSERT INTO trio_tasks_task
 (queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall, name, pushed, deadline)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
+_INSERT_FAIR = """
+INSERT INTO trio_tasks_task
+(queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall, name, pushed, deadline,
+key, since, held)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+"""
 _INSERT_ORDINARY = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, payload, pushed)
 VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
-READY = """
-SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key, deadline
+_READY = """
+SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key, deadline{}
 FROM trio_tasks_task WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
 ORDER BY priority DESC, order_key LIMIT ?
 """
+READY = _READY.format("")
 """The rows to claim; none of a queue that is paused."""
+READY_FAIR = _READY.format(", since, key, priority")
+"""The same of a queue in which keys take turns; their order is in the order key."""
 CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?,
 uniq = iif(uniq_until = 'start', NULL, uniq)
@@ -102,11 +113,6 @@ SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND sta
 """  # no text compares as below that, if one stands there
 NEXT_DUE_BUT_ORPHANS = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
 _BUT_THESE = "AND seq NOT IN (SELECT value FROM json_each(?))"
-
-
-@final
-class FastPathFailed(Exception):
-    """Raised when a batch changed fewer rows than expected: the exchange must be made again, row by row."""
 
 
 @final
@@ -162,10 +168,19 @@ class ExchangeSql:
             self.hold_back_orphans(now)
         for claim in exchange.claims:
             self._claim(claim, now, answer, exchange.as_of, row_by_row)
-        self._counters.enter_counts()
+        self.finish(now)
         self._failed_writes.clear()
         answer.killed = self.table.take_killed()
         return answer
+
+    def finish(self, now: float) -> None:
+        """Store what was only noted; called before the end of a transaction.
+
+        Raises:
+          FastPathFailed: the transaction has to be made again, since the rules of a queue are not those that are known.
+        """
+        self.table.groups.store(now)
+        self._counters.enter_counts()
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
         """Insert new rows, one by one."""
@@ -176,6 +191,7 @@ class ExchangeSql:
     def _settle(
         self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, row_by_row: bool
     ) -> list[bool | BaseException]:
+        self._touch_groups(settled)
         answers: list[bool | BaseException] = [True] * len(settled)
         alike: dict[tuple[float | None, int], list[Any]] = {}  # without a result: by when they are forgotten, and claim
         kept: list[tuple[Any, ...]] = []
@@ -210,6 +226,13 @@ class ExchangeSql:
             changes["kept_done"] = number - forgotten.get(queue, 0) if forgotten else number
             self._counters.count(self._counters.number(queue), **changes)
         return answers
+
+    def _touch_groups(self, settled: Sequence[Settlement]) -> None:
+        """Note that places are free for rows of the same keys, where these may have limits."""
+        rules, number = self.table.groups.rules, self._counters.number
+        for name in {each.queue for each in settled}:
+            if rules.of(number(name)).limits_keys:
+                self.table.groups.touch_rows(number(name), [each.key for each in settled if each.queue == name])
 
     def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
         held = self.table.held(each.key, each.token)
@@ -253,24 +276,32 @@ class ExchangeSql:
     # Pushing
 
     def _push(self, rows: Sequence[NewRow], now: float, row_by_row: bool) -> list[str | DuplicateTaskError]:
-        if row_by_row or any(row.unique is not None for row in rows):
-            return [self._push_one(row, now) for row in rows]
-        if self._insert_all(rows, now) != len(rows):
-            raise FastPathFailed
         pushed: dict[str, int] = {}
         for row in rows:
             pushed[row.queue] = pushed.get(row.queue, 0) + 1
+            if row.unique is not None:
+                row_by_row = True
+            if row.key is not None:
+                self.table.groups.make_fair(self._counters.number(row.queue))
+        if row_by_row:
+            return [self._push_one(row, now) for row in rows]
+        if self._insert_all(rows, pushed, now) != len(rows):
+            raise FastPathFailed
+        for row in rows:
             if row.delay > 0:
                 self._counters.count(self._counters.number(row.queue), delayed=1)
         for queue, number in pushed.items():
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 
-    def _insert_all(self, rows: Sequence[NewRow], now: float) -> int:
-        """Insert rows without unique keys; return how many were."""
+    def _insert_all(self, rows: Sequence[NewRow], queues: Iterable[str], now: float) -> int:
+        """Insert rows without unique keys into these queues; return how many were."""
+        number, rules = self._counters.number, self.table.groups.rules
+        if any(rules.of(number(queue)).is_fair for queue in queues):
+            return self._connection.executemany(_INSERT_FAIR, [self._fair_values(row, now) for row in rows])
         if not all(map(_is_ordinary, rows)):
             return self._connection.executemany(_INSERT, [self._values(row, now) for row in rows])
-        number, order_key = self._counters.number, self.table.order_key
+        order_key = self.table.order_key
         values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload, now) for row in rows]
         return self._connection.executemany(_INSERT_ORDINARY, values)
 
@@ -285,7 +316,9 @@ class ExchangeSql:
             other = self._claim_key(queue, row, row.unique, now)
             if other is not None:
                 return other
-        if self._connection.changed(_INSERT, self._values(row, now)) < 1:
+        is_fair = self.table.groups.rules.of(queue).is_fair
+        sql, values = (_INSERT_FAIR, self._fair_values) if is_fair else (_INSERT, self._values)
+        if self._connection.changed(sql, values(row, now)) < 1:
             raise RowRefusedError("an INSERT of a row was ignored without an error, perhaps by a trigger")
         if row.unique is not None and not _is_held_to_the_end(row):
             self.table.keys.hold(queue, row.id, row.unique, row, now)
@@ -316,12 +349,22 @@ class ExchangeSql:
         """Give a row that waits the columns of another one, and the time for which that would hold the key."""
         is_ready = holder.state == State.WAITING or self.table.is_due(holder.seq, now)
         keeps_place = row.delay <= 0 and is_ready and row.priority == holder.priority
-        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)
+        values = self._values(row, now)
+        self.table.update_by_push(queue, holder.seq, values, row.key, keeps_place=keeps_place)
         changes = {"delayed": int(row.delay > 0) - int(holder.state == State.DELAYED)}
         self._counters.count(queue, **changes, suspended_now=-1 if holder.suspended else 0)
         if holder.until is not None or not _is_held_to_the_end(row):
             self.table.keys.free(queue, key, holder)
             self.table.keys.hold(queue, holder.id, key, row, now)
+
+    def _fair_values(self, row: NewRow, now: float) -> tuple[Any, ...]:
+        """The values of a new row that has its place among those of other keys, if it is ready."""
+        queue, task_id, state, priority, order_key, *others = self._values(row, now)
+        fields: tuple[Any, ...] = (state, order_key, None, None)
+        if state == State.WAITING and self.table.groups.rules.of(queue).is_fair:
+            fields = self.table.groups.place(queue, row.key, priority, order_key, now)
+        state, order_key, since, held = fields
+        return queue, task_id, state, priority, order_key, *others, row.key, since, held
 
     def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
         start_by = None if row.expires_in is None else now + row.expires_in
@@ -344,36 +387,69 @@ class ExchangeSql:
         self._lease = claim.lease
         self._forget_refused(now)
         self.enter_due(claim.queue, queue, now, answer, as_of)
-        rows = self._ready(claim, queue, now, answer)
+        groups, moments = self.table.groups, list[float]()
+        is_plain = groups.rules.of(queue).is_plain
+        if is_plain:
+            rows = self._ready(READY, claim, queue, now, answer)
+        else:
+            rows = self._ready_by_rules(claim, queue, now, answer, moments)
         self._token += 1
-        if rows and row_by_row:
-            taken: list[Row] = []
-            for row in rows:
-                worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
-                if self._take_one(row, worker, claim, queue, now, answer):
-                    taken.append(row)
-            rows = taken
-        elif rows:
-            self._take(rows, claim, now)
+        rows = self._take_each(rows, claim, queue, now, answer) if row_by_row else self._take(rows, claim, now)
         if rows:
             self._counters.count(queue, running=len(rows))
         token = self._token
+        if not is_plain:
+            groups.note_claimed(queue, rows, now)
+            groups.promote(now)
+            rows = [without_tag(row) for row in rows]
         answer.claimed.append([claimed(row, token, now) for row in rows])
         if len(rows) < claim.limit:
             self._counters.enter_counts()
-            answer.next_due.append(self._next_due(queue, now))
-            answer.live.append(self._counters.live(queue))
+            live, running, held = self._counters.present(queue)
+            answer.next_due.append(self._next_due(queue, now, moments))
+            answer.live.append(live)
+            answer.held_back.append(held > 0 or groups.is_at_limit(queue, running))
             self._sweep(queue, now)
         else:
             answer.next_due.append(None)
             answer.live.append(-1)
+            answer.held_back.append(False)
 
-    def _take(self, rows: list[Row], claim: ClaimRequest, now: float) -> None:
-        """Claim these rows.
+    def _ready_by_rules(
+        self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult, moments: list[float]
+    ) -> list[Row]:
+        """Return the rows to claim from a queue that has keys or limits; note the moments at which there may be more.
+
+        A row that is ready and must not begin is held back, and others are looked for.
+        """
+        groups, moved = self.table.groups, 0
+        is_fair = groups.rules.of(queue).is_fair
+        if groups.prepare_claim(queue, claim.limit, now):
+            moments.append(now)
+        room, free_at = groups.room(queue, claim.limit, now)
+        if free_at is not None:
+            moments.append(free_at)
+        while room > 0:
+            rows = self._ready(READY_FAIR if is_fair else READY, claim._replace(limit=room), queue, now, answer)
+            held = groups.hold_excess(queue, rows, now)
+            if not held:
+                if is_fair and len(rows) < room:
+                    groups.note_drained(queue)
+                return rows
+            moved += held
+            if moved >= MOST_MOVED:
+                moments.append(now)
+                break
+        return []
+
+    def _take(self, rows: list[Row], claim: ClaimRequest, now: float) -> list[Row]:
+        """Claim these rows, and return them.
 
         Raises:
           FastPathFailed: the database does not allow that for one of them at least.
         """
+        if not rows:
+            return rows
         until, taken = now + claim.lease, 0
         try:
             for worker, keys in claim.split([row[0] for row in rows]):
@@ -384,6 +460,18 @@ class ExchangeSql:
             raise FastPathFailed from error
         if taken < len(rows):
             raise FastPathFailed
+        return rows
+
+    def _take_each(
+        self, rows: list[Row], claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
+    ) -> list[Row]:
+        """Claim these rows one by one, and return those that the database does not refuse."""
+        taken: list[Row] = []
+        for row in rows:
+            worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
+            if self._take_one(row, worker, claim, queue, now, answer):
+                taken.append(row)
+        return taken
 
     def _take_one(
         self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
@@ -428,10 +516,10 @@ class ExchangeSql:
         if self._refused:
             self._refused = {seq: until for seq, until in self._refused.items() if until > now}
 
-    def _ready(self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
+    def _ready(self, sql: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
         """Return the rows to claim, in order."""
         refused, left_out = self._refused, claim.left_out
-        rows = self._connection.execute(READY, (queue, queue, claim.limit + len(refused) + len(left_out)))
+        rows = self._connection.execute(sql, (queue, queue, claim.limit + len(refused) + len(left_out)))
         if refused or left_out:
             rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
@@ -442,10 +530,11 @@ class ExchangeSql:
             self._kill(row, error, reason, claim.queue, queue, now)
         return [row for row in rows if row not in expired] if expired else rows
 
-    def _next_due(self, queue: int, now: float) -> float | None:
-        """Return the next time at which a row of the queue is due, or a refused row may be tried again."""
+    def _next_due(self, queue: int, now: float, moments: list[float]) -> float | None:
+        """Return the next time at which a row of the queue is due, or a refused row may be tried again, or the first of
+        these moments.
+        """
         sql, parameters = NEXT_DUE, list[Any]([queue])
-        moments: list[float] = []
         if self._orphans_are_held_back(now):
             sql, parameters = NEXT_DUE_BUT_ORPHANS, [queue, now]
             moments.append(self.orphans_held_since + self._lease)
@@ -574,6 +663,11 @@ def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
     """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
     is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
     return is_early and (row.start_by is None or row.start_by > now)
+
+
+def without_tag(row: Row) -> Row:
+    """Return the columns of :data:`READY`, with the time since when the row is ready as its order key."""
+    return (*row[:10], row[12], row[11]) if len(row) > 12 and row[10] < 0 else row[:12]
 
 
 def claimed(row: Row, token: int, now: float) -> ClaimedRow:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from ..._clock import wall_now
 from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import MOST_COUNTED, Place
+from ..._contracts.fairness import NO_KEY
 from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, changed, make_metrics
 from ..._logging import log
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..._contracts.minutes import Sums
+    from ..._tasks.limits import Limits
     from ..durable.engine import Query, ScheduleUpdate, WorkerRow
     from .counters import QueueCounters
     from .driver import Connection, Row
@@ -52,7 +54,7 @@ _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
 _COLUMNS = (
     "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, "
-    "name, pushed, started, suspended, deadline"
+    "name, pushed, started, suspended, deadline, held"
 )
 
 _KEPT = "(due IS NULL OR due > ?)"
@@ -95,8 +97,17 @@ SELECT min((
     AND (start_by IS NULL OR start_by > ?) ORDER BY order_key LIMIT 1))
 FROM level WHERE level.priority NOTNULL
 """
+OLDEST_BY_TAG = """
+SELECT min(iif(order_key < 0, since, order_key)) FROM (
+    SELECT order_key, since FROM trio_tasks_task WHERE queue = ? AND state = 0 AND (start_by IS NULL OR start_by > ?)
+    ORDER BY priority DESC, order_key LIMIT ?)
+"""
+"""The same of a queue in which keys take turns: the oldest row of each key is among the first ones."""
+_MOST_BY_TAG = 10_000
+"""Ready rows that are looked at for it."""
 DUE_NOW = """
-SELECT state, start_by NOTNULL AND start_by <= ? AS is_expired, count(*), sum(suspended NOTNULL), min(order_key)
+SELECT state, start_by NOTNULL AND start_by <= ? AS is_expired, count(*), sum(suspended NOTNULL), min(order_key),
+sum(held NOTNULL)
 FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3
 AND (state != 1 OR wall IS NULL OR wall <= ? OR (start_by NOTNULL AND start_by <= ?)) GROUP BY state, is_expired
 """
@@ -107,7 +118,9 @@ WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? GROUP BY stat
 """
 RECOUNTS = (
     "SELECT 'waiting', count(*) FROM trio_tasks_task WHERE queue = ? AND state = 0",
-    "SELECT 'delayed', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1",
+    "SELECT 'delayed', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1 "
+    "AND +held IS NULL",
+    "SELECT 'held_now', count(*) FROM trio_tasks_task WHERE queue = ? AND held IS NOT NULL AND +state = 1",
     "SELECT 'suspended_now', count(*) FROM trio_tasks_task "
     "WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1 AND suspended NOTNULL",
     "SELECT 'running', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2",
@@ -189,10 +202,14 @@ class Operations:
         number = self._counters.known(queue)
         changes, orphans, since = self._due_changes(number, now)
         counts = changed(self._counters.counts(number), changes)
-        [(oldest,)] = self._connection.execute(OLDEST, (number, number, _MOST_LEVELS, number, now))
+        if self._table.groups.rules.of(number).is_fair:
+            [(oldest,)] = self._connection.execute(OLDEST_BY_TAG, (number, now, _MOST_BY_TAG))
+        else:
+            [(oldest,)] = self._connection.execute(OLDEST, (number, number, _MOST_LEVELS, number, now))
         if oldest is not None:
             since.append(oldest)
         age = max(0.0, now - min(since) / 1e6) if since else 0.0
+        counts.pop("held_now")
         return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=self._counters.is_paused(number))
 
     def _due_changes(self, number: int, now: float) -> tuple[Counter[str], int, list[int]]:
@@ -201,12 +218,12 @@ class Operations:
         """
         changes, orphans, since = Counter[str](), 0, list[int]()
         due_now = self._connection.execute(DUE_NOW, (now, number, now, wall_now().timestamp(), now))
-        for state, is_expired, rows, suspended, oldest in due_now:
+        for state, is_expired, rows, suspended, oldest, held in due_now:
             if state == State.RUNNING:
                 orphans = rows
                 continue
             if state == State.DELAYED:
-                changes.update({"delayed": -rows, "suspended_now": -suspended, "waiting": rows})
+                changes.update({"delayed": -rows, "suspended_now": -suspended, "held_now": -held, "waiting": rows})
             if is_expired:
                 changes.update({"waiting": -rows, "killed": rows, "kept_killed": rows})
             elif state == State.DELAYED:
@@ -219,6 +236,17 @@ class Operations:
         """Store whether the queue is paused; it is made if it is not known."""
         self._counters.set_paused(self._counters.number(queue), paused)
 
+    def set_limits(self, queue: str, key: str | None, limits: Limits | None, only_if_none: bool, now: float) -> None:
+        """Store the limits of the queue, which is made if it is not known, or of a key in it."""
+        number = self._counters.number(queue)
+        rules, group = self._table.groups.rules, NO_KEY if key is None else key
+        if not (only_if_none and rules.get(number, group) is not None) and rules.get(number, group) != limits:
+            self._table.groups.set_limits(number, group, limits, now)
+
+    def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        """Return the limits that are stored for the queue, or for a key in it."""
+        return self._table.groups.rules.get(self._counters.known(queue), NO_KEY if key is None else key)
+
     def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         return MinuteTable(self._connection, self._counters).all(self._counters.known(queue))
@@ -227,8 +255,11 @@ class Operations:
         """Compare the counters of the queue with its rows, both with what is due by now, entered or not."""
         number = self._counters.known(queue)
         rows: dict[str, int] = dict(self._connection.execute(sql, (number,))[0] for sql in RECOUNTS)
+        rows["delayed"] += rows.pop("held_now")
         changes, _, _ = self._due_changes(number, now)
-        return Balance(queue, changed(self._counters.counts(number), changes), changed(rows, changes))
+        counts = changed(self._counters.counts(number), changes)
+        counts.pop("held_now")
+        return Balance(queue, counts, changed(rows, changes))
 
     def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
         """Return the schedules that were changed after this revision, or the one of a name, if it was."""
@@ -346,10 +377,15 @@ class Operations:
         if found is None:
             return False
         seq, state, suspended = found
-        is_delayed = state == State.DELAYED
+        is_delayed, groups = state == State.DELAYED, self._table.groups
+        is_fair = groups.rules.of(number).is_fair
+        if is_fair and delay <= 0 and groups.is_held(seq):  # it would be ready, and keeps its place as well
+            return True
+        if is_fair and delay > 0:
+            groups.leave(number, seq)
         self._counters.count(number, delayed=(delay > 0) - is_delayed, suspended_now=0 if suspended is None else -1)
         if delay <= 0 and is_delayed and self._table.is_due(seq, now):  # it is ready, and keeps its place as well
-            self._table.set_ready(seq)
+            self._table.set_ready(number, seq)
         elif delay > 0:
             self._connection.execute(
                 "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), order_key = ?, run_at = ?, "
@@ -362,6 +398,8 @@ class Operations:
                 "suspended = NULL WHERE seq = ? AND state = 1",
                 (self._table.order_key(None, now), seq),
             )
+            if is_fair and is_delayed:
+                groups.arrange(number, seq)
         return True
 
     def update(
@@ -385,13 +423,13 @@ class Operations:
         number = self._counters.known(queue)
         self._expire(queue, number, task_id, now)
         rows = self._connection.execute(
-            "SELECT seq, state, uniq, uniq_until, options FROM trio_tasks_task "
+            "SELECT seq, state, uniq, uniq_until, options, key FROM trio_tasks_task "
             f"WHERE queue = ? AND id = ? AND state > 2 AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
             return False
-        [(seq, state, unique, until, options)] = rows
+        [(seq, state, unique, until, options, key)] = rows
         is_timed = False
         if unique is None:  # perhaps because it has begun, or was replaced while it ran
             terms = decode_options(options)[0]
@@ -408,6 +446,10 @@ class Operations:
             "WHERE seq = ?",
             (self._table.order_key(None, now), *held, seq),
         )
+        if key is not None:
+            self._table.groups.make_fair(number)
+        if self._table.groups.rules.of(number).is_fair:
+            self._table.groups.arrange(number, seq)
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
         return True
 
@@ -487,7 +529,7 @@ def _stored_worker(row: Row, own: int, now: float) -> tuple[StoredWorker, Addres
 
 def _stored(row: Any, now: float) -> StoredRow | None:
     """Return the row in the state that it has at this time, stored or not yet; None if it is not kept any more."""
-    *fields, start_by, order_key, run_at, name, pushed, started, suspended, deadline = row
+    *fields, start_by, order_key, run_at, name, pushed, started, suspended, deadline, held = row
     reason = None if suspended is None else text(suspended)
     known = text(row[0]), State(row[1]), int(row[2])
     stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None, reason, deadline))
@@ -495,11 +537,13 @@ def _stored(row: Any, now: float) -> StoredRow | None:
         is_over = stored.due is not None and stored.due <= now
         # The order key has whole microseconds, and may be a little before the claim.
         return None if is_over else stored._replace(finished=max(order_key / 1e6, pushed or 0.0, started or 0.0))
-    if stored.state is State.RUNNING or start_by is None:
+    if stored.state is State.RUNNING or (start_by is None and not held):
         return stored
-    if start_by <= now:
+    if start_by is not None and start_by <= now:
         error = deadline_error() if start_by == deadline else expired_error()
         return stored._replace(state=State.KILLED, due=None, result=error, expires=None, finished=start_by)
+    if held:
+        return stored._replace(due=None)
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
         return stored._replace(due=ready_at(order_key))
     return stored

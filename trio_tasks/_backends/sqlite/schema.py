@@ -104,6 +104,64 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
     "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE +state > 2",
 ]
 
+_KEYS_AND_LIMITS = [
+    "ALTER TABLE trio_tasks_task ADD COLUMN key TEXT",  # the rows with one key are a group; those without one, too
+    # While "order_key" is a tag: since when the row is ready, as the order key that it had.
+    "ALTER TABLE trio_tasks_task ADD COLUMN since INTEGER",
+    "ALTER TABLE trio_tasks_task ADD COLUMN held INTEGER",  # 1 if it would be ready, but for limits of its key
+    """
+    CREATE INDEX trio_tasks_keyed ON trio_tasks_task (queue, key, held, state, priority DESC, order_key)
+    WHERE key IS NOT NULL AND +state < 3
+    """,
+    "CREATE INDEX trio_tasks_held ON trio_tasks_task (queue) WHERE held IS NOT NULL",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN held_now INTEGER NOT NULL DEFAULT 0",  # rows, of those that are delayed
+    # The number of the latest change in the two tables that follow; 0 if there is nothing of the queue.
+    "ALTER TABLE trio_tasks_queue ADD COLUMN rules INTEGER NOT NULL DEFAULT 0",
+    """
+    CREATE TABLE trio_tasks_rules (
+        queue INTEGER PRIMARY KEY,
+        is_fair INTEGER NOT NULL DEFAULT 0,    -- 1 once a row has a key: rows are claimed by tags
+        is_untagged INTEGER NOT NULL DEFAULT 0,  -- 1 while rows are ready that have no tag
+        promote_after TEXT                     -- a key after which held rows may have places; NULL: there are none
+    )
+    """,
+    """
+    CREATE TABLE trio_tasks_limit (
+        queue INTEGER NOT NULL,
+        key TEXT NOT NULL,                     -- empty for the limits of the queue
+        body TEXT NOT NULL,
+        PRIMARY KEY (queue, key)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trio_tasks_rate (
+        queue INTEGER NOT NULL,
+        key TEXT NOT NULL,                     -- empty for the rate of the queue
+        until REAL NOT NULL,                   -- when it says nothing any more
+        begun TEXT NOT NULL,                   -- moments, and the number of attempts that had begun by each
+        PRIMARY KEY (queue, key)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trio_tasks_virtual_time (
+        queue INTEGER NOT NULL,
+        priority INTEGER NOT NULL,
+        passed INTEGER NOT NULL,               -- the tag of the row that was claimed last
+        finish INTEGER NOT NULL,               -- the latest end of a turn
+        PRIMARY KEY (queue, priority)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trio_tasks_turn (
+        queue INTEGER NOT NULL,
+        priority INTEGER NOT NULL,
+        key TEXT NOT NULL,                     -- empty for rows without a key
+        finish INTEGER NOT NULL,               -- the end of its latest turn, in virtual time
+        PRIMARY KEY (queue, priority, key)
+    ) WITHOUT ROWID
+    """,
+]
+
 _VERSION_3 = [
     "ALTER TABLE trio_tasks_task RENAME COLUMN turn TO order_key",
     "ALTER TABLE trio_tasks_task RENAME COLUMN wish TO requested_end",
@@ -192,6 +250,7 @@ _VERSION_3 = [
     )
     """,
     "CREATE INDEX trio_tasks_schedule_changed ON trio_tasks_schedule (revision)",
+    *_KEYS_AND_LIMITS,
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

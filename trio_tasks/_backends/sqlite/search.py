@@ -67,8 +67,10 @@ def _finished(state: State) -> tuple[Section, Section]:
 
 
 SECTIONS = (
+    # Rows that are held back come first: they may become ready between two pages, and must be seen.
+    Section(State.DELAYED, f"held NOTNULL AND +state = 1 AND {UNEXPIRED}", ("seq",)),
     Section(State.WAITING, f"state = 0 AND {UNEXPIRED}", ("priority", "order_key", "seq")),
-    Section(State.DELAYED, f"state = 1 AND {_TIMED} AND {UNEXPIRED}", ("due", "seq")),
+    Section(State.DELAYED, f"state = 1 AND {_TIMED} AND +held IS NULL AND {UNEXPIRED}", ("due", "seq")),
     Section(State.RUNNING, f"+state = 2 AND {_TIMED} AND ? NOTNULL", ("coalesce(started, 0.0)", "seq")),
     *_finished(State.DONE),
     *_finished(State.FAILED),
@@ -141,7 +143,9 @@ def _listed(
         if delayed and section.state is State.WAITING:
             continue
         key = after.key if after is not None and after.section == number else None
-        asked = delayed if section.state is State.DELAYED else None
+        if delayed is False and section is SECTIONS[0]:
+            continue
+        asked = delayed if section.state is State.DELAYED and section is not SECTIONS[0] else None
         scope = (queue, *[now] * (section.condition.count("?") + (asked is not None)))
         reader = _Reader(connection, section, scope, at_once, query, asked)
         yield from ((Position(number, key), row) for row, key in reader.rows(key))

@@ -19,7 +19,7 @@ from ..._tasks.errors import BackendError
 from ..durable.engine import COMES_BACK, ClaimKey, Exchange, ExchangeResult, Offset, Renewal, StoreClock
 from ..durable.store_file import refused
 from .clock import SESSION, SqliteClock, keep
-from .counters import QueueCounters
+from .counters import FastPathFailed, QueueCounters
 from .driver import (
     Connection,
     DamagedError,
@@ -30,7 +30,7 @@ from .driver import (
     is_of_the_driver,
     translate_error,
 )
-from .exchange import ExchangeSql, FastPathFailed
+from .exchange import ExchangeSql
 from .opening import View, find_file
 from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, log_size, next_session, prepare, store_info
@@ -317,7 +317,7 @@ class Session:
         while made is None:  # each round finds one more write that ends the transaction
             made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=True)
         result, others = made
-        if wakes:
+        if wakes or self._sql.table.groups.has_promoted:
             self._send_wakeups(others, now)
         elif exchange.settled:
             self._wakeup_is_due = True
@@ -336,6 +336,7 @@ class Session:
     ) -> tuple[ExchangeResult, list[Row]]:
         now = self._now(now)
         result = self._sql.exchange(exchange, now, row_by_row=row_by_row)
+        wakes = wakes or self._sql.table.groups.has_promoted
         # A session that is registered after this transaction sees what is in it. To ask afterwards would take the
         # locks of one more transaction.
         return result, self._sessions_to_wake(now) if wakes else []
@@ -353,7 +354,7 @@ class Session:
             return []  # the others find out by polling
 
     def _send_wakeups(self, sessions: list[Row], now: float) -> None:
-        self._wakeup_is_due = False
+        self._wakeup_is_due = self._sql.table.groups.has_promoted = False
         self._next_wakeup = now + _WAKEUPS_APART
         self._wakeup_socket.send([(address, key) for address, key in sessions])
 
@@ -489,12 +490,15 @@ class Session:
 
         def write() -> T:
             result = operation(self._operations, *args, **kwargs)
-            self._counters.enter_counts()
+            self._sql.finish(self._clock.now())
             return result
 
         while True:  # each round finds one more row that cannot be changed
             with suppress(FastPathFailed):
-                return self._do(write)
+                result = self._do(write)
+                if self._sql.table.groups.has_promoted:
+                    self.wake_others(self._clock.now())
+                return result
 
     def read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of :class:`Operations` that only reads; it does not wait for locks of others."""

@@ -300,8 +300,9 @@ def push_over(
     _check_file(users, path)
     with _transaction(users) as is_committed_at_once:
         counters = QueueCounters(users)
-        [answer] = ExchangeSql(users, counters, 0).insert([row], now())
-        counters.enter_counts()
+        moment, sql = now(), ExchangeSql(users, counters, 0)
+        [answer] = sql.insert([row], moment)
+        sql.finish(moment)
         if isinstance(answer, DuplicateTaskError):
             raise answer
     return stored_id(answer), is_committed_at_once

@@ -9,6 +9,7 @@ from ..._clock import wall_seconds
 from ..durable.encoding import aborted_error, deadline_error, expired_error, replaced_error, with_loss
 from ..durable.engine import CHANGES, ENDS, NOT_COUNTED, KilledRow, KillReason, Settlement, SettlementKind, State
 from .driver import RowRefusedError
+from .groups import GroupTable
 from .unique_keys import KeyTable
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class TaskTable:
         self._connection = connection
         self._counters = counters
         self.keys = KeyTable(connection)
+        self.groups = GroupTable(connection, counters)
         self._last_order_key = 0
         self._killed: list[KilledRow] = []
 
@@ -111,6 +113,10 @@ class TaskTable:
     def roll_back(self) -> None:
         """Forget what was noted in a transaction that was rolled back."""
         self._killed = []
+        self.groups.roll_back()
+
+    def _is_fair(self, queue: int) -> bool:
+        return self.groups.rules.of(queue).is_fair
 
     def order_key(self, due: float | None, now: float) -> int:
         """Return the key that orders waiting rows, in microseconds: the time at which the row is due.
@@ -141,6 +147,8 @@ class TaskTable:
         if each.kind is SettlementKind.RELEASED:
             self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, None, *held))
             self._counters.count(queue, running=-1, released=1)
+            if self._is_fair(queue):
+                self.groups.arrange_returned(queue, each.key)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
@@ -151,6 +159,8 @@ class TaskTable:
             changes = {_COUNTERS[each.kind]: 1}
             if due is not None:
                 changes |= {"delayed": 1, "suspended_now": int(suspended is not None)}
+            elif self._is_fair(queue):
+                self.groups.arrange(queue, each.key)
             self._counters.count(queue, running=-1, **changes)
 
     def finish(self, each: Settlement, now: float) -> None:
@@ -180,6 +190,8 @@ class TaskTable:
         at: float | None = None,
     ) -> None:
         """Kill a row that waits in this state: now, or, if it has expired, at that moment."""
+        if self._is_fair(queue):
+            self.groups.leave(queue, seq)
         self._change(
             "UPDATE trio_tasks_task SET state = 5, due = NULL, wall = NULL, suspended = NULL, order_key = ?, "
             "result = ? WHERE seq = ?",
@@ -207,6 +219,8 @@ class TaskTable:
 
     def discard(self, queue: int, seq: int, state: int, suspended: str | None) -> None:
         """Delete a row that waits in this state, which counts as killed."""
+        if self._is_fair(queue):
+            self.groups.leave(queue, seq)
         self._change("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
         self._counters.count(queue, live=-1, killed=1)
         self._count_ready(queue, state, suspended)
@@ -246,22 +260,42 @@ class TaskTable:
             (with_loss(row.history, row.attempt, now, row.worker), row.seq),
         )
         self._counters.count(queue, running=-1)
+        if self._is_fair(queue):
+            self.groups.arrange_returned(queue, row.seq)
 
     def make_ready(self, queue: int, row: Due) -> None:
         """Make a row ready whose time has come."""
-        self.set_ready(row.seq)
+        if self._is_fair(queue) and self.groups.is_held(row.seq):
+            self.groups.ask_again(queue, row.seq)
+            return
+        self.set_ready(queue, row.seq)
         self._count_ready(queue, row.state, row.suspended)
 
-    def set_ready(self, seq: int) -> None:
+    def set_ready(self, queue: int, seq: int) -> None:
         """Set the columns of a row whose time has come; it waits from then on."""
         sql = "UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL, suspended = NULL WHERE seq = ?"
         self._change(sql, (seq,))
+        if self._is_fair(queue):
+            self.groups.arrange(queue, seq)
 
-    def update_by_push(self, seq: int, values: tuple[Any, ...], *, keeps_place: bool) -> None:
+    def update_by_push(
+        self, queue: int, seq: int, values: tuple[Any, ...], key: str | None, *, keeps_place: bool
+    ) -> None:
         """Give a waiting row the columns of another one, which was not inserted."""
         _, _, state, priority, order_key, due, start_by, _, payload, options, run_at, wall, name, _, end = values
+        groups, is_arranged = self.groups, False
+        if self._is_fair(queue):
+            is_same, is_ready = groups.compare(seq, key)
+            keeps_place = keeps_place and is_same
+            is_arranged = keeps_place and is_ready
+            if not is_arranged:
+                groups.leave(queue, seq)
         moved = state, priority, None if keeps_place else order_key, due, start_by
         self._change(_UPDATE_BY_PUSH, (*moved, payload, options, run_at, wall, name, end, seq))
+        if self._is_fair(queue) and not is_arranged:
+            groups.set_key(seq, key)
+            if state == State.WAITING:
+                groups.arrange(queue, seq)
 
     def is_due(self, seq: int, now: float) -> bool:
         """Return True if the time of a delayed row has come, by the clock that decides, though that is not entered."""

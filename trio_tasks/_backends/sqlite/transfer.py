@@ -30,7 +30,7 @@ SELECT seq, length(payload) + coalesce(length(options), 0) + coalesce(length(res
 the queue, in which they would have to be sorted for each page."""
 _COLUMNS = (
     "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, name, "
-    "pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline"
+    "pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline, since, held"
 )
 WHOLE_ROWS = f"""
 SELECT {_COLUMNS} FROM trio_tasks_task WHERE +queue = ? AND seq > ? AND seq <= ? AND {_KEPT} ORDER BY seq
@@ -42,8 +42,8 @@ SELECT until FROM trio_tasks_key WHERE queue = ? AND uniq = ? AND id = ? AND pus
 _INSERT = """
 INSERT INTO trio_tasks_task
 (queue, id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, name,
-pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+pushed, started, suspended, priority, uniq, uniq_until, requested_end, wall, deadline, key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _HOLD_UNTIL = "INSERT OR REPLACE INTO trio_tasks_key (queue, uniq, until, id, pushed) VALUES (?, ?, ?, ?, ?)"
 _COUNTED = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
@@ -85,9 +85,10 @@ class TransferSql:
           TypeError, ValueError: it is none that we could have written.
         """
         task_id, number, attempt, payload, options, due, result, history, progress, worker, *rest = row
-        start_by, order_key, run_at, name, pushed, started, suspended, priority, unique, until, end, *times = rest
-        wall, deadline = times
-        state = State(number)
+        start_by, order_key, run_at, name, pushed, started, suspended, priority, unique, until, end, *more = rest
+        wall, deadline, ready_since, held = more
+        state = State.WAITING if held else State(number)  # the limits of the queue that it goes to will hold it back
+        order_key = ready_since if order_key < 0 else order_key
         moment = due if state is State.DELAYED or state > State.RUNNING else None
         if state is State.DELAYED and start_by is not None and due == start_by:  # it expires before it is ready
             moment = ready_at(order_key)
@@ -150,12 +151,19 @@ class TransferSql:
                 return key_is_held(task.unique, holder.id)
             if holder is not None:  # it was forgotten, and its key was held for a time
                 self._table.keys.free(queue, task.unique, holder)
-        if self._connection.changed(_INSERT, _values(queue, task, now)) < 1:
+        state, key = State(STATES.index(task.state)), terms_of(task.options).key
+        if key is not None and state <= State.RUNNING:
+            self._table.groups.make_fair(queue)
+        if self._connection.changed(_INSERT, (*_values(queue, task, now), key)) < 1:
             raise RowRefusedError("an INSERT of a row was ignored without an error, perhaps by a trigger")
         if task.unique is not None and not isinstance(task.unique_until, str):
             held = queue, task.unique, float(task.unique_until), task.id, task.pushed
             self._connection.execute(_HOLD_UNTIL, held)
-        self._count(queue, State(STATES.index(task.state)), task)
+        self._count(queue, state, task)
+        if state is State.WAITING and self._table.groups.rules.of(queue).is_fair:
+            sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ?"
+            [(seq,)] = self._connection.execute(sql, (queue, task.id))
+            self._table.groups.arrange(queue, seq)
         return True
 
     def _count(self, queue: int, state: State, task: StoredTask) -> None:

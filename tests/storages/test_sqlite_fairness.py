@@ -1,0 +1,347 @@
+"""Tests of keys and limits in an SQLite file: the rows that are ready, and those that are held back."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio_tasks import Limits, Rate
+from trio_tasks._backends.durable.engine import (
+    ClaimedRow,
+    ClaimRequest,
+    Exchange,
+    ExchangeResult,
+    NewRow,
+    Query,
+    Settlement,
+    SettlementKind,
+    State,
+)
+from trio_tasks._backends.sqlite.opening import Opening
+from trio_tasks._backends.sqlite.operations import Operations
+from trio_tasks._backends.sqlite.session import Session
+from trio_tasks._backends.sqlite.wakeup import WakeupSocket
+
+from tests._scale import seeds
+
+Q = "q"
+
+
+class File:
+    """A session with a file, whose time is moved by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.session = Session(str(path), "sqlite3", Opening("OFF"), WakeupSocket())
+        self.now, _ = self.session.open()
+        self.now += 1e6  # the clock of the session stays behind
+        self.pushed = 0
+
+    def sql(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connection = vars(self.session)["_connection"]
+        return [*connection.execute(sql, parameters)]
+
+    def push(self, *rows: str | None, **fields: Any) -> list[str]:
+        ids = [f"{self.pushed + number:06}" for number in range(len(rows))]
+        self.pushed += len(rows)
+        new = [
+            NewRow(Q, task_id, b"", None, 0, 0.0, None, "skip", None, key=key)._replace(**fields)
+            for task_id, key in zip(ids, rows, strict=True)
+        ]
+        self.exchange(pushed=new)
+        return ids
+
+    def exchange(self, **fields: Any) -> ExchangeResult:
+        self.now += 1e-5
+        return self.session.exchange(Exchange(**fields), self.now)
+
+    def claim(self, number: int = 1, settled: Any = ()) -> list[ClaimedRow]:
+        return self.exchange(settled=settled, claims=[ClaimRequest(Q, number, 30.0, "w")]).claimed[0]
+
+    def end(self, row: ClaimedRow, kind: SettlementKind = SettlementKind.SUCCEEDED, after: float = 0.0) -> None:
+        assert self.exchange(settled=[settlement(row, kind, after)]).settled == [True]
+
+    def set_limits(self, limits: Limits | None, key: str | None = None) -> None:
+        self.session.write(Operations.set_limits, Q, key, limits, False, self.now)
+
+    def by_state(self, key: str | None) -> Counter[str]:
+        found = self.sql("SELECT state, held FROM trio_tasks_task WHERE key IS ? AND state < 3", key)
+        return Counter("held" if held else State(state).name for state, held in found)
+
+
+def settlement(
+    row: ClaimedRow, kind: SettlementKind = SettlementKind.SUCCEEDED, after: float = 0.0, keep: float = 60.0
+) -> Settlement:
+    return Settlement(Q, row.key, row.token, kind, after, None, None, keep)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[File]:
+    file = File(tmp_path / "tasks.db")
+    yield file
+    check(file)
+    file.session.close(file.now)
+
+
+def check(file: File) -> None:
+    """Check that counters are right, that no place is free for a held row, and that no key is above its limit."""
+    balance = file.session.read(Operations.audit, Q, file.now)
+    assert balance, str(balance)
+    assert sum(held for (held,) in file.sql("SELECT held_now FROM trio_tasks_queue")) == len(
+        file.sql("SELECT 1 FROM trio_tasks_task WHERE held IS NOT NULL")
+    )
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held IS NOT NULL AND state != 1")
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key < 0 AND since IS NULL")
+
+
+def test_a_key_with_few_rows_waits_for_one_of_a_key_with_many(file: File) -> None:
+    file.push(*["big"] * 50)
+    file.push("small")
+    assert [row.id for row in file.claim(3)] == ["000000", "000050", "000001"]
+
+
+def test_rows_of_before_the_first_key_are_one_group_in_their_order(file: File) -> None:
+    file.push(*[None] * 1_200)
+    file.push("small", None)
+    file.push(None, priority=5)
+    claimed = [row.id for _ in range(150) for row in file.claim(10)]
+    assert claimed[:3] == ["001202", "000000", "001200"]
+    without = [each for each in claimed if each not in ("001202", "001200")]
+    assert without == [f"{number:06}" for number in (*range(1_200), 1_201)]
+    assert not file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_untagged")
+
+
+def test_priority_goes_before_fairness(file: File) -> None:
+    file.push("a", "a", "b")
+    file.push("a", "a", priority=1)
+    assert [row.id for row in file.claim(9)] == ["000003", "000004", "000000", "000002", "000001"]
+
+
+def test_a_key_has_turns_by_its_weight(file: File) -> None:
+    file.set_limits(Limits(weight=3.0), "a")
+    file.push(*["a"] * 40, *["b"] * 40)
+    keys = Counter("a" if row.id < "000040" else "b" for row in file.claim(40))
+    assert abs(keys["a"] - 30) <= 1
+
+
+def test_no_more_of_a_key_run_than_its_limit(file: File) -> None:
+    file.set_limits(Limits(per_key=2))
+    file.push(*["a"] * 6, None, None, None)
+    first = file.claim(9)
+    assert [row.id for row in first] == ["000000", "000006", "000001", "000007", "000008"]
+    assert file.by_state("a") == {"RUNNING": 2, "held": 4}
+    answer = file.exchange(claims=[ClaimRequest(Q, 9, 30.0, "w")])
+    assert (answer.claimed, answer.held_back, answer.next_due[0] is None) == ([[]], [True], False)
+    [second] = file.claim(9, [settlement(first[0])])
+    assert second.id == "000002"
+    assert abs(second.since - first[0].since) < 1e-3  # it has waited since it was pushed
+
+
+def test_a_row_that_is_put_off_or_back_has_no_place_until_it_is_its_turn(file: File) -> None:
+    file.set_limits(Limits(per_key=1))
+    file.push("a", "a", "a")
+    [first] = file.claim()
+    file.end(first, SettlementKind.SUSPENDED, after=50.0)
+    [second] = file.claim()
+    file.end(second, SettlementKind.RETRIED)
+    [third] = file.claim(9)
+    assert (second.id, third.id, file.by_state("a")) == ("000001", "000002", {"DELAYED": 1, "RUNNING": 1, "held": 1})
+    file.end(third, SettlementKind.RELEASED)
+    assert [row.id for row in file.claim(9)] == ["000002"]  # it keeps its place
+
+
+def test_a_lower_limit_holds_at_once_and_a_higher_one_lets_rows_go(file: File) -> None:
+    file.push(*["a"] * 10)
+    file.set_limits(Limits(per_key=3))
+    running = file.claim(9)
+    file.set_limits(Limits(per_key=2), "a")
+    assert (len(running), file.claim(9)) == (3, [])
+    file.end(running.pop())
+    assert file.claim(9) == []
+    file.end(running.pop())
+    running += file.claim(9)
+    assert len(running) == 2
+    file.set_limits(Limits(), "a")
+    assert len(file.claim(9)) == 6
+
+
+def test_more_rows_than_one_transaction_takes_are_let_go_when_limits_end(file: File) -> None:
+    file.set_limits(Limits(per_key=1))
+    file.push(*["a"] * 1_300, *["b"] * 700, "c", "c")
+    assert len(file.claim(9)) == 3
+    file.set_limits(None)
+    answer = file.exchange(claims=[ClaimRequest(Q, 3_000, 30.0, "w")])
+    claimed = len(answer.claimed[0])
+    while answer.next_due[0] is not None and answer.next_due[0] <= file.now:
+        answer = file.exchange(claims=[ClaimRequest(Q, 3_000, 30.0, "w")])
+        claimed += len(answer.claimed[0])
+    assert claimed == 1_999
+
+
+def test_a_row_with_a_higher_priority_takes_the_place_of_one_that_is_ready(file: File) -> None:
+    file.set_limits(Limits(per_key=2))
+    file.push("a", "a", "a")
+    file.push("a", priority=7)
+    assert file.by_state("a") == {"WAITING": 2, "held": 2}
+    assert [row.id for row in file.claim(9)] == ["000003", "000000"]
+
+
+def test_a_rate_is_kept_and_the_next_row_is_due_when_it_has_a_place(file: File) -> None:
+    file.set_limits(Limits(rate_per_key=Rate(2, per=10)))
+    file.push(*["a"] * 5, None)
+    began = file.now
+    answer = file.exchange(claims=[ClaimRequest(Q, 9, 30.0, "w")])
+    assert [row.id for row in answer.claimed[0]] == ["000000", "000005", "000001"]
+    due = answer.next_due[0]
+    assert due is not None
+    assert 10.0 <= due - began <= 10.2
+    file.now = began + 9.9
+    assert file.claim(9) == []
+    file.now = due
+    assert [row.id for row in file.claim(9)] == ["000002", "000003"]
+
+
+def test_the_limits_of_a_queue_hold_without_keys(file: File) -> None:
+    file.push(*[None] * 9)
+    file.set_limits(Limits(concurrency=4, rate=Rate(6, per=10)))
+    running = file.claim(9)
+    answer = file.exchange(claims=[ClaimRequest(Q, 9, 30.0, "w")])
+    assert (len(running), answer.claimed, answer.held_back) == (4, [[]], [True])
+    answer = file.exchange(settled=[*map(settlement, running)], claims=[ClaimRequest(Q, 9, 30.0, "w")])
+    assert (len(answer.claimed[0]), file.claim(9)) == (2, [])
+    due = answer.next_due[0]
+    assert due is not None
+    file.now = due
+    assert len(file.claim(9)) == 2
+    assert not file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_fair")
+
+
+def test_another_session_hears_of_keys_and_limits_in_its_next_transaction(tmp_path: Path) -> None:
+    one, two = File(tmp_path / "tasks.db"), File(tmp_path / "tasks.db")
+    one.push(None, None, None, None)
+    two.pushed = 100
+    assert [row.id for row in two.claim()] == ["000000"]
+    one.push("a", "a")
+    one.set_limits(Limits(per_key=1))
+    two.push("a", None)
+    claimed = [row.id for row in two.claim(9)]
+    assert claimed[:2] == ["000001", "000004"]
+    assert sorted(claimed[2:]) == ["000002", "000003", "000101"]
+    assert two.by_state("a") == {"RUNNING": 1, "held": 2}
+    for file in (one, two):
+        check(file)
+        file.session.close(file.now)
+
+
+def test_the_held_rows_of_a_key_follow_when_others_are_cancelled(file: File) -> None:
+    file.set_limits(Limits(per_key=1))
+    file.push(*["a"] * 10, *[None] * 1_000)
+    cancelled, after = 0, None
+    while True:
+        changed = file.session.write(
+            Operations.change, Q, "cancel", Query([State.WAITING, State.DELAYED], limit=300, after=after), file.now
+        )
+        cancelled, after = cancelled + len(changed.ids), changed.after
+        if not changed.is_more:
+            break
+    assert cancelled == 1_010
+
+
+def test_turns_and_rates_that_are_over_are_forgotten(file: File) -> None:
+    file.set_limits(Limits(rate_per_key=Rate(1, per=1)))
+    for number in range(40):
+        file.push(*(f"{number}-{each}" for each in range(50)))
+        file.now += 2.0
+        while rows := file.claim(60):
+            file.exchange(settled=[settlement(row, keep=0.0) for row in rows])
+    assert len(file.sql("SELECT 1 FROM trio_tasks_turn")) < 800
+    assert len(file.sql("SELECT 1 FROM trio_tasks_rate")) < 800
+
+
+KEYS = ("a", "b", "c", None)
+
+
+@pytest.mark.parametrize("seed", seeds(120))
+def test_whatever_happens_no_limit_is_exceeded_and_no_place_is_left_free(tmp_path: Path, seed: int) -> None:
+    random_ = random.Random(seed)
+    file, limits = File(tmp_path / "tasks.db"), dict[str, Limits]()
+    running: dict[int, ClaimedRow] = {}
+    for _ in range(300):
+        step(file, random_, running, limits)
+        check_limits(file, limits)
+    file.now += 1e5
+    file.set_limits(None)
+    for key in [*limits]:
+        file.set_limits(None, key)
+    while file.claim(100):
+        pass
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state < 2")
+    check(file)
+    file.session.close(file.now)
+
+
+def step(file: File, random_: random.Random, running: dict[int, ClaimedRow], limits: dict[str, Limits]) -> None:
+    kind, key = random_.random(), random_.choice(KEYS)
+    if kind < 0.35:
+        keys = [random_.choice(KEYS) for _ in range(random_.randrange(1, 6))]
+        unique = random_.choice((None, "u")) if len(keys) == 1 else None
+        expires = random_.choice((None, None, 3.0))
+        file.push(
+            *keys,
+            priority=random_.choice((0, 0, 1)),
+            delay=random_.choice((0.0, 0.0, 0.5)),
+            unique=unique,
+            on_conflict=random_.choice(("update", "replace")),
+            expires_in=expires,
+        )
+    elif kind < 0.6:
+        limit, settled = random_.randrange(1, 6), [settlement(running.pop(each)) for each in [*running][:2]]
+        running.update((row.key, row) for row in file.claim(limit, settled))
+    elif kind < 0.75 and running:
+        row = running.pop(random_.choice([*running]))
+        kinds = (SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED, SettlementKind.FAILED)
+        file.exchange(settled=[settlement(row, random_.choice(kinds), random_.choice((0.0, 0.5)))])
+    elif kind < 0.8:
+        chosen = random_.choice((None, 1, 2, 3))
+        of_key = Limits(per_key=chosen) if key is not None and random_.random() < 0.5 else None
+        if key is None:
+            file.set_limits(Limits(per_key=chosen, rate_per_key=random_.choice((None, Rate(3, per=2)))))
+        elif of_key is None:
+            limits.pop(key, None)
+            file.set_limits(None, key)
+        else:
+            limits[key] = of_key
+            file.set_limits(of_key, key)
+    elif kind < 0.9:
+        change_one(file, random_)
+    else:
+        file.now += random_.choice((0.1, 0.5, 40.0))
+        if file.now > 0 and random_.random() < 0.3:
+            running.clear()  # their worker has died
+
+
+def change_one(file: File, random_: random.Random) -> None:
+    task_id = f"{random_.randrange(max(1, file.pushed)):06}"
+    verb = random_.choice(("cancel", "forget", "reschedule", "resume"))
+    if verb == "cancel":
+        file.session.write(Operations.cancel, Q, task_id, b"", False, file.now)
+    elif verb == "forget":
+        file.session.write(Operations.forget, Q, task_id, file.now)
+    elif verb == "reschedule":
+        file.session.write(Operations.reschedule, Q, task_id, random_.choice((0.0, 0.5)), None, file.now)
+    else:
+        file.session.write(Operations.resume, Q, task_id, file.now)
+
+
+def check_limits(file: File, limits: dict[str, Limits]) -> None:
+    check(file)
+    general = file.session.read(Operations.get_limits, Q, None) or Limits()
+    for key in ("a", "b", "c"):
+        most = limits.get(key, general)
+        states = file.by_state(key)
+        if most.per_key is not None and most.rate_per_key is None and states["held"]:
+            assert states["RUNNING"] + states["WAITING"] >= most.per_key, (key, states, most)

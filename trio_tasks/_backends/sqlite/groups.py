@@ -1,0 +1,534 @@
+"""The groups of rows with one key in an SQLite file: their turns, their limits, and the rows that these hold back.
+
+1. A queue is *plain* until its first row with a key. Its order keys are times, and nothing of this module is used.
+2. From then on a row that becomes ready gets a *tag* as its order key, by start-time fair queueing (see
+   :mod:`trio_tasks._contracts.fairness`); the time since when it is ready stands beside it. The rows that were ready
+   before belong to the group without a key. They get their tags from the front, some before each claim; until all have
+   one, new rows without a key come without, so that they stay in order.
+3. A row whose key is at its limit does not become ready, but is *held*: it is delayed, without a time of its own. When
+   a place is free, the first held row of the key gets it. So claims never look at rows that they may not take.
+4. If only the rate of its key is in the way, the first held row is due at the moment of the next place.
+
+What is read of virtual times and rates is kept until the end of the transaction, and stored then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, final
+
+from ..._contracts.fairness import FIRST_TAG, NO_KEY, RateWindow, cost_of
+from ..durable.engine import State
+from .rules import RulesTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..._tasks.limits import Limits, Rate
+    from .counters import QueueCounters
+    from .driver import Connection, Row
+
+MOST_MOVED = 500
+"""Held rows that one transaction makes ready, and ready ones that one claim holds back, at most."""
+_MOST_IDLE = 256
+"""Turns that are stored between two looks for those that are over,"""
+_LOOKED_AT = 512
+"""and the number of those that are looked at."""
+
+COUNT_OF_KEY = """
+SELECT count(*) FROM (
+    SELECT 1 FROM trio_tasks_task WHERE queue = ? AND key = ? AND held IS NULL AND state = ? AND +state < 3 LIMIT ?)
+"""
+FIRST_HELD = """
+SELECT seq, priority, order_key, start_by, due FROM trio_tasks_task
+WHERE queue = ? AND key = ? AND held = 1 AND state = 1 AND +state < 3 ORDER BY priority DESC, order_key LIMIT ?
+"""
+LAST_READY = """
+SELECT seq, priority, since FROM trio_tasks_task
+WHERE queue = ? AND key = ? AND held IS NULL AND state = 0 AND +state < 3 ORDER BY priority, order_key DESC LIMIT 1
+"""
+NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND key > ? AND key IS NOT NULL AND +state < 3"
+NEXT_LEVEL = "SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < ?"
+UNTAGGED = """
+SELECT seq, order_key FROM trio_tasks_task
+WHERE queue = ? AND state = 0 AND priority = ? AND order_key >= 0 ORDER BY order_key LIMIT ?
+"""
+KEYS_OF = "SELECT key FROM trio_tasks_task WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NOT NULL"
+TURNS = """
+SELECT priority, key, finish <= (
+    SELECT passed FROM trio_tasks_virtual_time AS time WHERE time.queue = turn.queue AND time.priority = turn.priority)
+FROM trio_tasks_turn AS turn WHERE queue = ? AND (priority, key) > (?, ?) ORDER BY priority, key LIMIT ?
+"""
+END_TURNS = "UPDATE trio_tasks_virtual_time SET passed = finish WHERE queue = ? AND passed < finish"
+RATES = "SELECT key, until <= ? FROM trio_tasks_rate WHERE queue = ? AND key > ? ORDER BY key LIMIT ?"
+_TAG = "UPDATE trio_tasks_task SET order_key = ?, since = ? WHERE seq = ?"
+_HOLD = """
+UPDATE trio_tasks_task SET state = 1, held = 1, order_key = ?, since = ?, due = start_by WHERE seq = ?
+"""
+_ADMIT = "UPDATE trio_tasks_task SET state = 0, held = NULL, order_key = ?, due = start_by WHERE seq = ?"
+_BELOW_ALL = -(2**63)
+_ABOVE_ALL = 2**63 - 1
+
+
+@final
+class _Time:
+    """The virtual time of a priority: the tag of the row that was claimed last; and the latest end of a turn."""
+
+    __slots__ = ("finish", "is_new", "passed")
+
+    def __init__(self, passed: int, finish: int) -> None:
+        self.passed = passed
+        self.finish = finish
+        self.is_new = False
+
+
+@final
+class GroupTable:
+    """The groups, as one connection sees them.
+
+    Args:
+      connection: a connection to the file; the caller begins and ends its transactions.
+      counters: the numbers and counts of the queues.
+    """
+
+    def __init__(self, connection: Connection, counters: QueueCounters) -> None:
+        self._connection = connection
+        self._counters = counters
+        self.rules = RulesTable(connection, counters)
+        self._times: dict[tuple[int, int], _Time] = {}  # by queue and priority
+        self._finish: dict[tuple[int, int, str], int] = {}  # ends of turns, by queue, priority and key
+        self._windows: dict[tuple[int, str], RateWindow] = {}
+        self._new_windows: dict[tuple[int, str], Rate] = {}
+        self._touched: dict[tuple[int, str], None] = {}  # keys that may have places for held rows
+        self._free: dict[tuple[int, str], int] = {}  # places of keys, for new rows that are not inserted yet
+        self._stored: dict[int, int] = {}  # turns that were stored since those were looked for that are over
+        self._last_turn: dict[int, tuple[int, str]] = {}  # the last turn, and the last rate, that were looked at,
+        self._last_rate: dict[int, tuple[str]] = {}
+        self.has_promoted = False
+        """True if held rows became ready since this was last set to False."""
+
+    # Transactions
+
+    @property
+    def is_unused(self) -> bool:
+        """True if there is nothing to be stored."""
+        return not (self._times or self._finish or self._windows or self._touched)
+
+    def store(self, now: float) -> None:
+        """Give free places to held rows, and store virtual times and rates; called before the end of a transaction."""
+        if self.is_unused:
+            return
+        self.promote(now)
+        times = [(*level, time.passed, time.finish) for level, time in self._times.items() if time.is_new]
+        if times:
+            sql = "INSERT OR REPLACE INTO trio_tasks_virtual_time (queue, priority, passed, finish) VALUES (?, ?, ?, ?)"
+            self._connection.executemany(sql, times)
+        if self._finish:
+            sql = "INSERT OR REPLACE INTO trio_tasks_turn (queue, priority, key, finish) VALUES (?, ?, ?, ?)"
+            self._connection.executemany(sql, [(*turn, finish) for turn, finish in self._finish.items()])
+        for group, rate in self._new_windows.items():
+            self._store_window(*group, rate)
+        for queue in {turn[0] for turn in self._finish}:
+            self._drop_idle(queue, now)
+        self._forget()
+
+    def roll_back(self) -> None:
+        """Forget what was read in a transaction that was rolled back."""
+        self._forget()
+        self.rules.roll_back()
+        self.has_promoted = False
+
+    def _forget(self) -> None:
+        for kept in (self._times, self._finish, self._windows, self._new_windows, self._touched, self._free):
+            kept.clear()
+
+    # Turns
+
+    def next_tag(self, queue: int, priority: int, key: str) -> int:
+        """Return the tag of a row that becomes ready, and count its turn."""
+        turn = queue, priority, key
+        finish = self._finish.get(turn)
+        if finish is None:
+            sql = "SELECT finish FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
+            rows = self._connection.execute(sql, turn)
+            finish = rows[0][0] if rows else FIRST_TAG
+        time = self._time(queue, priority)
+        tag = max(time.passed, finish)
+        finish = self._finish[turn] = tag + cost_of(self.rules.of_key(queue, key).limits.weight)
+        if finish > time.finish:
+            time.finish, time.is_new = finish, True
+        return tag
+
+    def _time(self, queue: int, priority: int) -> _Time:
+        """Return the virtual time of a priority."""
+        level = queue, priority
+        time = self._times.get(level)
+        if time is None:
+            sql = "SELECT passed, finish FROM trio_tasks_virtual_time WHERE queue = ? AND priority = ?"
+            rows = self._connection.execute(sql, level)
+            time = self._times[level] = _Time(*rows[0]) if rows else _Time(FIRST_TAG, FIRST_TAG)
+        return time
+
+    def note_drained(self, queue: int) -> None:
+        """Note that no row is ready, unless the queue is paused: all turns are over, whoever had them."""
+        if self._counters.is_paused(queue):
+            return
+        self._connection.execute(END_TURNS, (queue,))
+        for level, time in self._times.items():
+            if level[0] == queue:
+                time.passed = time.finish
+
+    # Rows that become ready, and rows that are ready no more
+
+    def make_fair(self, queue: int) -> None:
+        """Let the keys of a queue take turns from now on."""
+        rules = self.rules.of(queue)
+        if rules.is_fair:
+            return
+        sql = "SELECT 1 FROM trio_tasks_task WHERE queue = ? AND state = 0 LIMIT 1"
+        is_untagged = bool(self._connection.execute(sql, (queue,)))
+        self.rules.change(queue, is_fair=True, is_untagged=is_untagged)
+
+    def place(
+        self, queue: int, key: str | None, priority: int, order_key: int, now: float
+    ) -> tuple[int, int, Any, Any]:
+        """Return the state, the order key, and the columns ``since`` and ``held`` of a new row that would be ready.
+
+        Args:
+          order_key: what it would have in a plain queue.
+        """
+        if key is None:
+            if self.rules.of(queue).is_untagged:
+                return State.WAITING.value, order_key, None, None
+        elif self.rules.of_key(queue, key).is_limited and not self._takes_place(queue, key, now):
+            self._counters.count(queue, delayed=1, held_now=1)
+            return State.DELAYED.value, order_key, order_key, 1
+        return State.WAITING.value, self.next_tag(queue, priority, key or NO_KEY), order_key, None
+
+    def _takes_place(self, queue: int, key: str, now: float) -> bool:
+        """Take a place of a key for a new row; return False if none is free, or others wait for it."""
+        group = queue, key
+        if group in self._touched:
+            return False
+        free = self._free.get(group)
+        if free is None:
+            free = self._places(queue, key, now)[0]
+            if free > 0 and self._connection.execute(FIRST_HELD, (queue, key, 1)):
+                free = 0
+        self._free[group] = free - 1
+        if free <= 0:
+            self._touched[group] = None  # the new row may have a higher priority than one that is ready
+        return free > 0
+
+    def arrange(self, queue: int, seq: int) -> None:
+        """Give a row its place in the order: it has just become ready, with an order key as in a plain queue."""
+        sql = "SELECT key, priority, order_key FROM trio_tasks_task WHERE seq = ?"
+        for key, priority, order_key in self._connection.execute(sql, (seq,)):
+            if key is not None and self.rules.of_key(queue, key).is_limited:
+                self._hold(queue, key, [(seq, order_key)])
+            elif key is not None or not self.rules.of(queue).is_untagged:
+                tag = self.next_tag(queue, priority, NO_KEY if key is None else key)
+                self._connection.execute(_TAG, (tag, order_key, seq))
+
+    def arrange_returned(self, queue: int, seq: int) -> None:
+        """Do the same for a row that was claimed, and keeps its place, unless it has none in this order."""
+        if self._connection.execute("SELECT 1 FROM trio_tasks_task WHERE seq = ? AND order_key >= 0", (seq,)):
+            self.arrange(queue, seq)
+
+    def leave(self, queue: int, seq: int) -> bool:
+        """Note that a row that waits is going to be ready no more; return True if it was held.
+
+        It is held no more then; the caller changes its state, and counts that.
+        """
+        sql = "SELECT key, held FROM trio_tasks_task WHERE seq = ? AND key IS NOT NULL"
+        for key, held in self._connection.execute(sql, (seq,)):
+            self.touch(queue, key)
+            if held:
+                self._connection.execute("UPDATE trio_tasks_task SET held = NULL WHERE seq = ?", (seq,))
+                self._counters.count(queue, held_now=-1)
+                return True
+        return False
+
+    def compare(self, seq: int, key: str | None) -> tuple[bool, bool]:
+        """Return True if a row has this key; and True if it is ready, and has its place in the order."""
+        sql = "SELECT key IS ?, state = 0 FROM trio_tasks_task WHERE seq = ?"
+        [(is_same, is_ready)] = self._connection.execute(sql, (key, seq))
+        return bool(is_same), bool(is_ready)
+
+    def set_limits(self, queue: int, key: str, limits: Limits | None, now: float) -> None:
+        """Store the limits of a key, or, with the empty key, of a queue, and make held rows ready that they allow."""
+        self.rules.set(queue, key, limits)
+        if key == NO_KEY or self._promote(queue, key, now, MOST_MOVED)[1]:
+            self.rules.change(queue, promote_after=NO_KEY)
+        if self.rules.of(queue).promote_after is not None:
+            self._promote_all(queue, NO_KEY, now)
+
+    def set_key(self, seq: int, key: str | None) -> None:
+        """Store the key of a row."""
+        self._connection.execute("UPDATE trio_tasks_task SET key = ? WHERE seq = ?", (key, seq))
+
+    def is_held(self, seq: int) -> bool:
+        """Return True if a row is held."""
+        return bool(self._connection.execute("SELECT 1 FROM trio_tasks_task WHERE seq = ? AND held = 1", (seq,)))
+
+    def ask_again(self, queue: int, seq: int) -> None:
+        """Let a held row have the place for which it was due."""
+        sql = "UPDATE trio_tasks_task SET due = start_by WHERE seq = ? AND held = 1"
+        self._connection.execute(sql, (seq,))
+        [(key,)] = self._connection.execute("SELECT key FROM trio_tasks_task WHERE seq = ?", (seq,))
+        self.touch(queue, key)
+
+    def touch(self, queue: int, key: str) -> None:
+        """Note that a key may have places for held rows."""
+        if self.rules.of_key(queue, key).is_limited:
+            self._touched[queue, key] = None
+            self._free.pop((queue, key), None)
+
+    def touch_rows(self, queue: int, rows: Sequence[Any]) -> None:
+        """Do the same for the keys of running rows that are about to be settled."""
+        for (key,) in self._connection.execute(KEYS_OF, (str([*rows]),)):
+            self.touch(queue, key)
+
+    # Limits of keys
+
+    def promote(self, now: float) -> None:
+        """Give free places to held rows of the keys that may have some."""
+        while self._touched:
+            (queue, key), _ = self._touched.popitem()
+            self._promote(queue, key, now, MOST_MOVED)
+
+    def _promote(self, queue: int, key: str, now: float, most: int) -> tuple[int, bool]:
+        """Make held rows of a key ready while it has places; return their number, and True if there may be more of
+        both.
+
+        1. The first ones, in their order, have the places that are free.
+        2. If there are none, a row may have the place of one that is ready and has a lower priority.
+        3. If it is the rate that is in the way, the first one is due when that has a place.
+        """
+        free, due = self._places(queue, key, now)
+        wanted = min(max(free, 0), most)
+        held = self._connection.execute(FIRST_HELD, (queue, key, wanted + 1))
+        for seq, priority, *_ in held[:wanted]:
+            self._admit(queue, key, seq, priority)
+        held = held[wanted:]
+        if not held or free > wanted:
+            return wanted, bool(held)
+        while held and (last := self._last_ready_below(queue, key, held[0][1])):
+            self._hold(queue, key, [last], touches=False)
+            self._admit(queue, key, *held[0][:2])
+            held = self._connection.execute(FIRST_HELD, (queue, key, 1))
+        if held:
+            self._set_due(held[0], due)
+        return wanted, False
+
+    def _places(self, queue: int, key: str, now: float) -> tuple[int, float | None]:
+        """Return the number of rows of a key that may become ready now; and, if the rate alone allows none, the moment
+        from which on it does.
+        """
+        limits, is_limited = self.rules.of_key(queue, key)
+        if not is_limited:
+            return _ABOVE_ALL, None
+        idle = self._idle(queue, key, limits)
+        rate = limits.rate_per_key
+        if rate is None:
+            return idle - self._count(queue, key, State.WAITING, max(0, idle)), None
+        window = self._window(queue, key)
+        allowed = window.free(rate, now)
+        ready = self._count(queue, key, State.WAITING, min(max(0, idle), rate.n))
+        is_late = ready < idle and ready >= allowed
+        return min(idle, allowed) - ready, window.free_at(rate, ready + 1) if is_late else None
+
+    def _idle(self, queue: int, key: str, limits: Limits) -> int:
+        """Return the number of rows of a key that may run beside those that do."""
+        most = limits.per_key
+        return _ABOVE_ALL if most is None else most - self._count(queue, key, State.RUNNING, most)
+
+    def _count(self, queue: int, key: str, state: State, most: int) -> int:
+        """Return the number of rows of a key in a state, which are not counted beyond a number."""
+        if not most:
+            return 0
+        [(number,)] = self._connection.execute(COUNT_OF_KEY, (queue, key, state.value, most))
+        return int(number)
+
+    def _admit(self, queue: int, key: str, seq: int, priority: int) -> None:
+        """Make a held row ready."""
+        self._connection.execute(_ADMIT, (self.next_tag(queue, priority, key), seq))
+        self._counters.count(queue, delayed=-1, held_now=-1)
+        self.has_promoted = True
+
+    def _hold(self, queue: int, key: str, rows: Sequence[tuple[int, int]], *, touches: bool = True) -> None:
+        """Hold rows that are ready; each comes with the time since when it is."""
+        self._connection.executemany(_HOLD, [(since, since, seq) for seq, since in rows])
+        self._counters.count(queue, delayed=len(rows), held_now=len(rows))
+        if touches:
+            self.touch(queue, key)
+
+    def _last_ready_below(self, queue: int, key: str, priority: int) -> tuple[int, int] | None:
+        """Return the ready row of a key that would be claimed last, if its priority is lower; with its ``since``."""
+        for seq, lowest, since in self._connection.execute(LAST_READY, (queue, key)):
+            if lowest < priority:
+                return seq, since
+        return None
+
+    def _set_due(self, row: Row, due: float | None) -> None:
+        """Set the time at which a held row asks again."""
+        seq, _, _, start_by, was = row
+        moments = [each for each in (start_by, due) if each is not None and each < math.inf]
+        if was != min(moments, default=None):
+            self._connection.execute(
+                "UPDATE trio_tasks_task SET due = ? WHERE seq = ?", (min(moments, default=None), seq)
+            )
+
+    # Claims
+
+    def prepare_claim(self, queue: int, limit: int, now: float) -> bool:
+        """Give tags to rows that are ready without one, and free places to held rows; return True if there is more."""
+        self.promote(now)
+        rules = self.rules.of(queue)
+        is_more = False
+        if rules.is_untagged:
+            is_more = self._tag_ready(queue, max(limit, MOST_MOVED))
+        if rules.promote_after is not None:
+            is_more = self._promote_all(queue, rules.promote_after, now) or is_more
+        return is_more
+
+    def _tag_ready(self, queue: int, limit: int) -> bool:
+        """Give tags to the first rows of the group without a key that have none; return True if some are left."""
+        level = _ABOVE_ALL
+        while limit > 0:
+            [(level,)] = self._connection.execute(NEXT_LEVEL, (queue, level))
+            if level is None:
+                self.rules.change(queue, is_untagged=False)
+                return False
+            rows = self._connection.execute(UNTAGGED, (queue, level, limit))
+            tags = [(self.next_tag(queue, level, NO_KEY), since, seq) for seq, since in rows]
+            self._connection.executemany(_TAG, tags)
+            limit -= len(rows)
+        return True
+
+    def _promote_all(self, queue: int, after: str, now: float) -> bool:
+        """Give free places to held rows of all keys after this one, some in each transaction; return True if there are
+        more keys.
+        """
+        at: str | None = after
+        left = MOST_MOVED
+        while left > 0 and at is not None:
+            [(key,)] = self._connection.execute(NEXT_KEY, (queue, at))
+            if key is not None:
+                moved, is_more = self._promote(queue, key, now, left)
+                if is_more:
+                    break
+                left -= 1 + moved
+            at = key
+        self.rules.change(queue, promote_after=at)
+        return at is not None
+
+    def room(self, queue: int, limit: int, now: float) -> tuple[int, float | None]:
+        """Return the number of rows up to a limit that the queue's own limits allow to be claimed; and, if its rate
+        allows fewer, the moment at which it does.
+        """
+        limits = self.rules.of(queue).limits
+        if limits.concurrency is not None:
+            self._counters.enter_counts()
+            limit = min(limit, max(0, limits.concurrency - self._counters.present(queue)[1]))
+        if limits.rate is None:
+            return limit, None
+        window = self._window(queue, NO_KEY)
+        allowed = max(0, window.free(limits.rate, now))
+        return (limit, None) if allowed >= limit else (allowed, window.free_at(limits.rate, allowed + 1))
+
+    def is_at_limit(self, queue: int, running: int) -> bool:
+        """Return True if the queue's own limit of running attempts allows no more."""
+        most = self.rules.of(queue).limits.concurrency
+        return most is not None and running >= most
+
+    def hold_excess(self, queue: int, rows: Sequence[Row], now: float) -> int:
+        """Hold those of these ready rows that must not begin, whatever was known when they became ready; return how
+        many there are.
+        """
+        if not self.rules.of(queue).limits_keys:
+            return 0
+        left: dict[str, int] = {}
+        excess: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            key = row[13]
+            if key is None:
+                continue
+            if key not in left:
+                left[key] = self._may_begin(queue, key, now)
+            left[key] -= 1
+            if left[key] < 0:
+                excess.setdefault(key, []).append((row[0], row[12]))
+        for key, found in excess.items():
+            self._hold(queue, key, found)
+        return sum(map(len, excess.values()))
+
+    def _may_begin(self, queue: int, key: str, now: float) -> int:
+        """Return the number of attempts of a key that may begin now."""
+        limits, is_limited = self.rules.of_key(queue, key)
+        if not is_limited:
+            return _ABOVE_ALL
+        idle = self._idle(queue, key, limits)
+        rate = limits.rate_per_key
+        return idle if rate is None else min(idle, self._window(queue, key).free(rate, now))
+
+    def note_claimed(self, queue: int, rows: Sequence[Row], now: float) -> None:
+        """Note that rows were claimed: virtual time goes on to their tags, and rates count their attempts."""
+        rules = self.rules.of(queue)
+        if rules.limits.rate is not None:
+            self._begin(queue, NO_KEY, rules.limits.rate, now, len(rows))
+        if not rules.is_fair:
+            return
+        begun: dict[str, int] = {}
+        for row in rows:
+            tag, key, priority = row[10], row[13], row[14]
+            time = self._time(queue, priority)
+            if time.passed < tag < 0:
+                time.passed, time.is_new = tag, True
+            if key is not None and rules.limits_keys:
+                begun[key] = begun.get(key, 0) + 1
+        for key, number in begun.items():
+            rate = self.rules.of_key(queue, key).limits.rate_per_key
+            if rate is not None:
+                self._begin(queue, key, rate, now, number)
+                self.touch(queue, key)  # the first held row can be told when it is due
+
+    # What says nothing any more
+
+    def _drop_idle(self, queue: int, now: float) -> None:
+        """Drop some of the turns and rates that are over, if many were stored: without them, all is the same."""
+        self._stored[queue] = self._stored.get(queue, 0) + sum(turn[0] == queue for turn in self._finish)
+        if self._stored[queue] < _MOST_IDLE:
+            return
+        self._stored[queue] = 0
+        turns = self._connection.execute(TURNS, (queue, *self._last_turn.get(queue, (_BELOW_ALL, NO_KEY)), _LOOKED_AT))
+        over = [(queue, priority, key) for priority, key, is_over in turns if is_over]
+        sql = "DELETE FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
+        self._connection.executemany(sql, over)
+        rates = self._connection.execute(RATES, (now, queue, *self._last_rate.get(queue, (NO_KEY,)), _LOOKED_AT))
+        passed = [(queue, key) for key, is_over in rates if is_over]
+        self._connection.executemany("DELETE FROM trio_tasks_rate WHERE queue = ? AND key = ?", passed)
+        self._last_turn[queue] = turns[-1][:2] if len(turns) == _LOOKED_AT else (_BELOW_ALL, NO_KEY)
+        self._last_rate[queue] = rates[-1][:1] if len(rates) == _LOOKED_AT else (NO_KEY,)
+
+    # Rates
+
+    def _begin(self, queue: int, key: str, rate: Rate, now: float, number: int) -> None:
+        self._window(queue, key).begin(rate, now, number)
+        self._new_windows[queue, key] = rate
+
+    def _window(self, queue: int, key: str) -> RateWindow:
+        """Return the attempts that have begun of a key, or, with the empty key, of the queue."""
+        group = queue, key
+        window = self._windows.get(group)
+        if window is None:
+            sql = "SELECT begun FROM trio_tasks_rate WHERE queue = ? AND key = ?"
+            rows = self._connection.execute(sql, group)
+            window = self._windows[group] = RateWindow(json.loads(rows[0][0]) if rows else ())
+        return window
+
+    def _store_window(self, queue: int, key: str, rate: Rate) -> None:
+        begun = self._window(queue, key).state()
+        sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
+        self._connection.execute(sql, (queue, key, begun[-1][0] + rate.per, json.dumps(begun)))

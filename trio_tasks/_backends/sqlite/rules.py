@@ -1,0 +1,183 @@
+"""The rules of the queues in an SQLite file: whether keys take turns, and the limits of queues and of keys.
+
+A queue has none before its first row with a key, and before its first limit. Then nothing is read for them: their
+number, which each change raises, is read with the number of the queue, and checked when its counters are stored.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from ..._contracts.fairness import NO_KEY
+from ..._tasks.limits import Limits
+
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    from .counters import QueueCounters
+    from .driver import Connection
+
+_MOST_KEYS = 10_000
+"""Keys whose limits are remembered."""
+_NO_LIMITS = Limits()
+_RULES = """
+SELECT is_fair, is_untagged, promote_after, (SELECT body FROM trio_tasks_limit WHERE queue = ? AND key = ''),
+EXISTS (SELECT 1 FROM trio_tasks_limit WHERE queue = ? AND key > '') FROM trio_tasks_rules WHERE queue = ?
+"""
+LIMITS_OF = "SELECT body FROM trio_tasks_limit WHERE queue = ? AND key = ?"
+
+
+class KeyLimits(NamedTuple):
+    """The limits of one key that hold."""
+
+    limits: Limits
+    is_limited: bool
+    """True if the key has a limit, or a rate."""
+
+
+@final
+class Rules:
+    """The rules of a queue.
+
+    Args:
+      number: the number of their latest change.
+      is_fair: True once a row had a key.
+      is_untagged: True while rows are ready that have no tag.
+      promote_after: a key after which held rows may have places; None: there are none.
+      limits: those of the queue.
+      has_own: True if keys have limits of their own.
+    """
+
+    __slots__ = (
+        "has_own",
+        "is_fair",
+        "is_plain",
+        "is_untagged",
+        "keys",
+        "limits",
+        "limits_keys",
+        "number",
+        "promote_after",
+    )
+
+    def __init__(
+        self,
+        number: int = 0,
+        is_fair: bool = False,
+        is_untagged: bool = False,
+        promote_after: str | None = None,
+        limits: Limits = _NO_LIMITS,
+        has_own: bool = False,
+    ) -> None:
+        self.number = number
+        self.is_fair = is_fair
+        self.is_untagged = is_untagged
+        self.promote_after = promote_after
+        self.limits = limits
+        self.has_own = has_own
+        self.is_plain = not is_fair and limits.concurrency is None and limits.rate is None
+        """True if claims go by priority and time alone."""
+        self.limits_keys = is_fair and (has_own or _is_limited(limits))
+        """True if keys may have limits."""
+        self.keys: dict[str, KeyLimits] = {}
+
+
+_NONE = Rules()
+
+
+@final
+class RulesTable:
+    """The rules, as one connection sees them.
+
+    Args:
+      connection: a connection to the file; the caller begins and ends its transactions.
+      counters: the numbers and counts of the queues.
+    """
+
+    def __init__(self, connection: Connection, counters: QueueCounters) -> None:
+        self._connection = connection
+        self._counters = counters
+        self._known: dict[int, Rules] = {}
+
+    def of(self, queue: int) -> Rules:
+        """Return the rules of a queue."""
+        number = self._counters.rules.get(queue, 0)
+        if not number:
+            return _NONE
+        known = self._known.get(queue)
+        if known is None or known.number != number:
+            known = self._known[queue] = self._read(queue, number)
+        return known
+
+    def _read(self, queue: int, number: int) -> Rules:
+        for fair, untagged, promote_after, body, has_own in self._connection.execute(_RULES, (queue, queue, queue)):
+            limits = _NO_LIMITS if body is None else _decoded(body)
+            return Rules(number, bool(fair), bool(untagged), promote_after, limits, bool(has_own))
+        return Rules(number)
+
+    def of_key(self, queue: int, key: str) -> KeyLimits:
+        """Return the limits that hold for a key; rows without one have no limits, and the weight of the queue."""
+        rules = self.of(queue)
+        known = rules.keys.get(key)
+        if known is None:
+            limits = self.get(queue, key) if rules.has_own and key != NO_KEY else None
+            limits = rules.limits if limits is None else limits
+            if len(rules.keys) >= _MOST_KEYS:
+                rules.keys.clear()
+            known = rules.keys[key] = KeyLimits(limits, key != NO_KEY and _is_limited(limits))
+        return known
+
+    def get(self, queue: int, key: str) -> Limits | None:
+        """Return the limits that are stored for a key, or, with the empty key, for the queue."""
+        rows = self._connection.execute(LIMITS_OF, (queue, key))
+        return _decoded(rows[0][0]) if rows else None
+
+    def set(self, queue: int, key: str, limits: Limits | None) -> None:
+        """Store the limits of a key, or of the queue."""
+        if limits is None:
+            self._connection.execute("DELETE FROM trio_tasks_limit WHERE queue = ? AND key = ?", (queue, key))
+        else:
+            sql = "INSERT OR REPLACE INTO trio_tasks_limit (queue, key, body) VALUES (?, ?, ?)"
+            self._connection.execute(sql, (queue, key, json.dumps(limits.to_plain())))
+        self.change(queue)
+
+    def change(
+        self,
+        queue: int,
+        *,
+        is_fair: bool | None = None,
+        is_untagged: bool | None = None,
+        promote_after: str | EllipsisType | None = ...,
+    ) -> None:
+        """Change those rules that are given, and raise the number of the latest change.
+
+        Raises:
+          FastPathFailed: another session has changed the rules.
+        """
+        rules = self.of(queue)
+        fair = rules.is_fair if is_fair is None else is_fair
+        untagged = rules.is_untagged if is_untagged is None else is_untagged
+        after = rules.promote_after if promote_after is ... else promote_after
+        sql = "INSERT OR REPLACE INTO trio_tasks_rules (queue, is_fair, is_untagged, promote_after) VALUES (?, ?, ?, ?)"
+        self._connection.execute(sql, (queue, int(fair), int(untagged), after))
+        self._counters.change_rules(queue)
+
+    def roll_back(self) -> None:
+        """Forget what was read in a transaction that was rolled back."""
+        self._known.clear()
+
+
+def _is_limited(limits: Limits) -> bool:
+    return limits.per_key is not None or limits.rate_per_key is not None
+
+
+def _decoded(body: object) -> Limits:
+    """Return limits as they were stored.
+
+    Raises:
+      TypeError, ValueError: they were not stored by us.
+    """
+    if not isinstance(body, str):
+        raise TypeError(f"limits are stored as {body!r:.50}")
+    return Limits.from_plain(json.loads(body))
