@@ -76,6 +76,8 @@ class ReportsOfProcesses:
     def __init__(self, folder: str, number: int) -> None:
         self._folder = Path(folder)
         self._number = number
+        for index in range(number):  # so that a process writes to a file that is there, and to no other
+            self.path(index + 1).touch()
         self._found: list[Record] = []
         self._unreported = 0
 
@@ -88,7 +90,7 @@ class ReportsOfProcesses:
         path = self.path(member)
         try:
             record: Record = json.loads(path.read_text("utf-8"))
-            path.unlink()
+            path.write_text("")
         except (OSError, ValueError):  # it was killed, or did not begin
             self._unreported += 1
             return

@@ -111,7 +111,12 @@ def slots(text: str) -> dict[str, int]:
 )
 @click.option("--member", type=click.IntRange(0), default=0, hidden=True, help="Shut down when standard input ends.")
 @click.option("--several", is_flag=True, hidden=True, help="There are other processes like this one.")
-@click.option("--report", type=click.Path(path_type=Path), hidden=True, help="Write the report to this file.")
+@click.option(
+    "--report",
+    type=click.Path(exists=True, dir_okay=False, writable=True, path_type=Path),
+    hidden=True,
+    help="Write the report to this file.",
+)
 def run(target: str, as_json: bool | None, processes: int, **options: Any) -> None:
     """Run the workers of a program until it ends, or SIGINT or SIGTERM shuts it down; the second signal cancels.
 
