@@ -42,6 +42,7 @@ SMALL = 150  # lines below which a module with one importer is folded into that 
 SMALL_MODULES: dict[str, str] = {
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/ready_queue": "the ready and the delayed tasks of a queue, in order; tests/test_ready_queue.py",
+    "_backends/wall_clock_queue": "the delayed tasks that a set clock concerns, apart from the ledger; tests/test_ledger.py",
     "_backends/durable/schedules": "the one place that knows how schedules are encoded, as `rows` is for tasks",
     "_backends/file/schedules": "what a journal has beside rows, with a transaction of its own",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
@@ -67,7 +68,6 @@ LONG_FUNCTIONS: dict[tuple[str, str], str] = {
     ("trio_tasks/_backends/file/engine.py", "open"): "undoes each step of opening if a later one fails",
     ("trio_tasks/testing/_conformance/rules_facts.py", "a_failed_attempt_tells_all"): "one rule, told in order",
     ("trio_tasks/_backends/file/exchange.py", "_claim"): "the hot path of the journal: a call more costs each task",
-    ("trio_tasks/_backends/ledger.py", "__init__"): "the fields of one state, as in queue.py",
     ("trio_tasks/_worker/worker.py", "__init__"): "twelve options, each checked in a line",
 }
 SETTLEMENT = ("trio_tasks/_worker/slot.py", "_attempt", 19)  # takes a task to its settlement, in that many lines

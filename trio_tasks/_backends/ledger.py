@@ -7,14 +7,13 @@ each time that one is to be taken, since that clock may be set.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from .._clock import WALL_CLOCK, is_wall_clock_replaced, microseconds_of, wall_after, wall_now
+from .._clock import WALL_CLOCK, wall_after
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
@@ -35,10 +34,10 @@ from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 from .ready_queue import DelayQueue, ReadyQueue
 from .unique_keys import UniqueKeys
+from .wall_clock_queue import WallClockQueue, later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
 
     from .._contracts.event_readers import EventReaders
     from .._contracts.listing import Found, PageRequest
@@ -58,9 +57,6 @@ _TAKEN, _SUCCEEDED = Status.Running, Status.Done
 _KINDS: dict[type, int] = {Succeeded: 0, Retried: 1, Failed: 2, Killed: 3, Released: 4, Suspended: 5}
 """The order in which attempts are counted by their outcome."""
 
-WALL_CLOCK_INTERVAL = 1.0
-"""Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
-
 
 @final
 class Ledger(Generic[A]):
@@ -79,20 +75,16 @@ class Ledger(Generic[A]):
 
     __slots__ = (
         "_aborted",
-        "_by_wall_clock",
         "_dead",
         "_dead_failed",
         "_delayed",
         "_done",
         "_expiring",
         "_infos",
-        "_is_virtual",
         "_keep_results",
         "_keys",
         "_line_of",
         "_live",
-        "_moments",
-        "_next_wall_look",
         "_not_before",
         "_numbers",
         "_oldest",
@@ -104,6 +96,7 @@ class Ledger(Generic[A]):
         "_suspended",
         "_tiebreak",
         "_traceback_of",
+        "_wall",
         "clock",
         "counts",
         "events",
@@ -119,7 +112,6 @@ class Ledger(Generic[A]):
         traceback_of: Callable[[BaseException], str],
         is_virtual: Callable[[], bool],
     ) -> None:
-        self._is_virtual = is_virtual
         self._line_of = line_of
         self._traceback_of = traceback_of
         self._on_finish = on_finish
@@ -130,9 +122,7 @@ class Ledger(Generic[A]):
         """The clock for what is told of tasks; the holder sets it for each run of trio."""
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
-        self._moments: dict[str, int] = {}  # the run_at of delayed tasks that wait for the wall clock, in microseconds
-        self._by_wall_clock: list[tuple[int, int, Task[A]]] = []  # a heap of these tasks by run_at, with stale entries
-        self._next_wall_look = math.inf  # the time of the next look at the wall clock
+        self._wall: WallClockQueue[A] = WallClockQueue(is_virtual)
         self._tiebreak = count()
         self._live: dict[str, Task[A]] = {}  # all unfinished tasks: ready, delayed or running
         self._running: dict[str, Parts] = {}
@@ -200,7 +190,7 @@ class Ledger(Generic[A]):
             return task_id
         self._delay(task, delay, now, stamp=delay == terms.delay)
         if parts.run_at is not None and not terms.delay:
-            self._go_by_wall(task, parts.run_at, delay, now)
+            self._wall.append(task, parts.run_at, delay, now)
         return task_id
 
     def _set_end(self, parts: Parts, now: float, end: float | None) -> None:
@@ -215,13 +205,6 @@ class Ledger(Generic[A]):
     def _expire_at(self, task_id: str, moment: float) -> None:
         self._start_by[task_id] = moment
         heappush(self._expiring, (moment, task_id))
-
-    def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
-        """Compare the task's time with the wall clock from now on, unless only trio's clock is virtual."""
-        if is_wall_clock_replaced() or not self._is_virtual():
-            moment = self._moments[task.parts.id] = microseconds_of(run_at)
-            heappush(self._by_wall_clock, (moment, next(self._tiebreak), task))
-            self._next_wall_look = min(self._next_wall_look, self._next_look(now, rest))
 
     def _claim(self, task: Task[A], now: float, end: float | None) -> TaskId | None:
         """Take the unique key for this task, and return None; or return the id of the task that keeps it."""
@@ -258,13 +241,13 @@ class Ledger(Generic[A]):
         moved = self._live[parts.id] = Task(new.args, parts)
         self._delay(moved, delay, now, stamp=delay == terms.delay)
         if delay > 0 and parts.run_at is not None and not terms.delay:
-            self._go_by_wall(moved, parts.run_at, delay, now)
+            self._wall.append(moved, parts.run_at, delay, now)
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
         """Make the task ready after this many seconds."""
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
-            self._moments.pop(task.parts.id, None)
+            self._wall.moments.pop(task.parts.id, None)
             self._suspended.pop(task.parts.id, None)
         if seconds <= 0:
             self.enter_due(now)  # what is due by now has waited for longer
@@ -305,8 +288,9 @@ class Ledger(Generic[A]):
             self.expire(now)
         if self._delayed.heap:
             self._make_delayed_ready(now)
-        if self._by_wall_clock:
-            self._make_due_by_wall_ready(now)
+        if self._wall.heap:
+            for task in self._wall.pop_due(now, self._is_delayed):
+                self._make_ready(task, now)
 
     def _make_delayed_ready(self, now: float) -> None:
         """Make delayed tasks ready whose time has come."""
@@ -323,35 +307,16 @@ class Ledger(Generic[A]):
         """Return True if the task is not due by the wall clock yet, since that was set back; the task is then delayed
         further.
         """
-        moment = self._moments.get(task.parts.id)
-        if moment is None or (rest := moment - microseconds_of(wall_now())) <= 0:
+        rest = self._wall.rest(task.parts.id)
+        if rest <= 0:
             return False
-        due = self._not_before[task.parts.id] = _later(now, rest / 1e6)
+        due = self._not_before[task.parts.id] = later(now, rest)
         self._delayed.append(task, due)
         return True
 
-    def _make_due_by_wall_ready(self, now: float) -> None:
-        """Make tasks ready that are due by the wall clock, which may have been set forward."""
-        wall = microseconds_of(wall_now())
-        while self._by_wall_clock:
-            moment, _, first = self._by_wall_clock[0]
-            if self._is_delayed(first):
-                if moment > wall:
-                    self._next_wall_look = self._next_look(now, (moment - wall) / 1e6)
-                    return
-                self._make_ready(first, now)
-            heappop(self._by_wall_clock)
-        self._next_wall_look = math.inf
-
-    def _next_look(self, now: float, rest: float) -> float:
-        """Return the time of the next look at the wall clock, ``rest`` seconds before a task is due by it. A virtual
-        one is set by the test alone, so it need not be watched.
-        """
-        return _later(now, rest if self._is_virtual() else min(rest, WALL_CLOCK_INTERVAL))
-
     def _make_ready(self, task: Task[A], now: float) -> None:
         task.parts.waits_since = self.seconds() - max(0.0, now - self._not_before.pop(task.parts.id))
-        self._moments.pop(task.parts.id, None)
+        self._wall.moments.pop(task.parts.id, None)
         self._suspended.pop(task.parts.id, None)
         self._ready.append(task)
 
@@ -397,8 +362,8 @@ class Ledger(Generic[A]):
         while (first := self._delayed.first) is not None and not self._is_delayed(first):
             self._delayed.pop_first()  # a stale entry
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
-        if due is not None and self._by_wall_clock:
-            due = min(due, self._next_wall_look)
+        if due is not None and self._wall.heap:
+            due = min(due, self._wall.next_look)
         return due if expiry is None else expiry if due is None else min(due, expiry)
 
     # Coming back
@@ -509,8 +474,9 @@ class Ledger(Generic[A]):
     def _clear_terms(self, parts: Parts, key: KeyChange) -> None:
         """Forget the times and requests that a task has no longer, and note the change of its unique key."""
         task_id = parts.id
-        for each in (self._start_by, self._aborted, self._successors, self._not_before, self._moments, self._suspended):
+        for each in (self._start_by, self._aborted, self._successors, self._not_before, self._suspended):
             each.pop(task_id, None)
+        self._wall.moments.pop(task_id, None)
         if parts.terms.unique is not None:
             self._keys.note(parts, key)
 
@@ -876,8 +842,3 @@ class Ledger(Generic[A]):
     def remembered(self) -> int:
         """Number of succeeded tasks that are kept with their results."""
         return len(self._done)
-
-
-def _later(now: float, seconds: float) -> float:
-    """Return the time ``seconds`` from now, later than now even if they are too few for a float."""
-    return max(now + seconds, math.nextafter(now, math.inf))
