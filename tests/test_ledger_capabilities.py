@@ -240,6 +240,7 @@ async def test_metrics_count() -> None:
         "delayed": 1,
         "running": 1,
         "suspended_now": 1,
+        "held_now": 0,
         "orphans": 0,
         "kept_done": 1,
         "kept_failed": 1,

@@ -13,7 +13,7 @@ def task(args: int, priority: int = 0) -> Task[int]:
 
 def drained(queue: ReadyQueue[int]) -> list[int]:
     found = []
-    while (each := queue.pop()) is not None:
+    while (each := queue.pop(0.0)) is not None:
         found.append(each.args)
     return found
 
@@ -27,10 +27,10 @@ def test_first_in_first_out() -> None:
 
 def test_nothing_comes_out_of_nothing() -> None:
     queue = ReadyQueue[int]()
-    assert queue.pop() is None
+    assert queue.pop(0.0) is None
     queue.append(task(1))
     assert drained(queue) == [1]
-    assert queue.pop() is None
+    assert queue.pop(0.0) is None
 
 
 def test_higher_priority_goes_first() -> None:
@@ -56,7 +56,7 @@ def test_it_agrees_with_a_sorted_list(program: list[tuple[bool, int] | None]) ->
     queue, model = ReadyQueue[int](), list[tuple[int, int, int]]()
     for n, step in enumerate(program):
         if step is None:
-            popped = queue.pop()
+            popped = queue.pop(0.0)
             assert (popped and popped.args) == (model.pop(0)[2] if model else None)
         else:
             front, priority = step

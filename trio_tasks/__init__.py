@@ -23,6 +23,7 @@ from ._contracts.backend import (
     Reschedule as Reschedule,
     ResumeAbandoned as ResumeAbandoned,
     ResumeById as ResumeById,
+    SetLimits as SetLimits,
     SetMetadata as SetMetadata,
     StoreSchedules as StoreSchedules,
     Throughput as Throughput,

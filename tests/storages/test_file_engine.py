@@ -168,6 +168,7 @@ async def test_counts_queues_and_progress_outlive_a_restart(path: Path) -> None:
     async with opened(copy) as engine:
         counts = {"pushed": 2, "succeeded": 0, "retried": 1, "failed": 0, "killed": 0, "released": 1, "suspended": 1}
         counts |= {"resumed": 0, "waiting": 1, "delayed": 1, "running": 0, "suspended_now": 0, "orphans": 0}
+        counts |= {"held_now": 0}
         counts |= {"kept_done": 0, "kept_failed": 0, "kept_killed": 0, "is_paused": False}
         assert await stored_counts(engine, QUEUE) == counts
         assert await engine.queues() == [QUEUE, "other"]

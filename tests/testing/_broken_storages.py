@@ -16,6 +16,7 @@ from trio_tasks import (
     Failed,
     Killed,
     LeaseLostError,
+    Limits,
     Metadata,
     Outcome,
     Page,
@@ -731,25 +732,24 @@ class TakesOneMore(LeasedStorage):
 
 @breaks(
     "a_task_goes_to_one_receiver",
-    "errors_are_retried_for_a_limited_time",
     "a_worker_ends_when_all_is_done",
     "a_cancelled_worker_loses_nothing",
     "an_error_is_retried_and_then_final",
     "a_suspension_costs_no_attempt",
-    sometimes=["an_audit_is_true_at_any_moment"],
+    sometimes=["an_audit_is_true_at_any_moment", "errors_are_retried_for_a_limited_time"],
 )
 class LooksBeforeItTakes(LeasedStorage):
     async def receive(self) -> Task[Any]:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.match_waiters()
-        while not self.ready():
+        while not (ready := self.takeable()):
             if self.has_ended():
                 raise trio.EndOfChannel
             changed = self.store.changed
             with trio.move_on_at(self.next_time()):
                 await changed.wait()
             self.match_waiters()
-        row = min(self.ready(), key=self.order)
+        row = self.first_of(ready)
         await trio.lowlevel.checkpoint()
         return self.hand_out(row)
 
@@ -973,6 +973,101 @@ class PausesByName(LeasedStorage):
 class ForgetsThatItIsPaused(LeasedStorage):
     async def aclose(self) -> None:
         self.store.is_paused = False
+        await super().aclose()
+
+
+# Keys and limits
+
+
+@breaks("keys_take_turns")
+class LetsTasksWithoutAKeyWait(LeasedStorage):
+    def first_of(self, ready: list[Row]) -> Row:
+        return super().first_of([row for row in ready if row.parts.terms.key] or ready)
+
+
+@breaks("priority_goes_before_fairness")
+class TakesTurnsOverAllPriorities(LeasedStorage):
+    def level_of(self, row: Row) -> int:
+        return 0
+
+
+@breaks("turns_go_by_weight")
+class WeighsAllAlike(LeasedStorage):
+    def turn_of(self, key: str) -> float:
+        return 1.0
+
+
+@breaks("a_key_at_its_limit_is_passed_over")
+class KeepsThePlaceOfSuspended(LeasedStorage):
+    def running_of(self, key: str | None) -> int:
+        suspended = sum(row.is_suspended and row.parts.terms.key == key for row in self.rows_of(Status.Pending))
+        return super().running_of(key) + suspended
+
+
+@breaks("a_queue_runs_no_more_than_its_limit")
+class CountsKeyedTasksOnly(LeasedStorage):
+    def running_of(self, key: str | None) -> int:
+        if key is not None:
+            return super().running_of(key)
+        return sum(row.parts.terms.key is not None for row in self.rows_of(Status.Running))
+
+
+@breaks("a_rate_of_a_queue_is_kept")
+class CountsNoRetriesForRates(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        if row.attempt > 1:
+            self.store.begun[None].pop()
+        return task
+
+
+@breaks("a_rate_of_a_key_is_kept")
+class HasOneRateForAllKeys(LeasedStorage):
+    def begun_of(self, key: str | None) -> list[float]:
+        return super().begun_of(None)
+
+
+@breaks("limits_are_of_a_queue_or_of_a_key")
+class AddsUpLimits(LeasedStorage):
+    def limits_of(self, key: str) -> Limits | None:
+        own, queue = super().limits_of(key), self.store.limits.get(None)
+        return own if queue is None or own is None or own.per_key is not None else queue
+
+
+@breaks("a_higher_limit_serves_those_that_wait")
+class WakesNoReceiverForLimits(LeasedStorage):
+    async def set_limits(self, limits: Limits | None, *, key: str | None = None) -> None:
+        changed = self.store.changed
+        self.store.changed = trio.Event()
+        await super().set_limits(limits, key=key)
+        self.store.changed = changed
+
+
+@breaks("tasks_held_back_are_counted_as_delayed")
+class CountsHeldTasksAsWaiting(LeasedStorage):
+    def counters(self) -> dict[str, int]:
+        counters = super().counters()
+        held = counters["held_now"]
+        return {**counters, "waiting": counters["waiting"] + held, "delayed": counters["delayed"] - held}
+
+
+@breaks("a_lost_lease_gives_its_place_back")
+class KeepsThePlaceOfOrphans(LeasedStorage):
+    def match_waiters(self) -> None:
+        for row in self.rows_of(Status.Running):
+            if row.until <= trio.current_time():
+                row.mark = "orphan"
+        super().match_waiters()
+
+    def running_of(self, key: str | None) -> int:
+        orphans = [row for row in self.rows_of(Status.Pending) if row.mark == "orphan"]
+        return super().running_of(key) + len(orphans)
+
+
+@breaks("limits_outlive_the_handle")
+class ForgetsLimits(LeasedStorage):
+    async def aclose(self) -> None:
+        self.store.limits.clear()
         await super().aclose()
 
 

@@ -6,6 +6,7 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from trio_tasks import (
     Failed,
     Killed,
     LeaseLostError,
+    Limits,
     Metadata,
     Minute,
     Outcome,
@@ -55,6 +57,7 @@ from trio_tasks import (
     WorkerInfo,
 )
 from trio_tasks._backends.durable.engine import SettlementKind
+from trio_tasks._checks import check_text
 from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
 from trio_tasks._contracts.bulk import check_ids
@@ -65,6 +68,7 @@ from trio_tasks._contracts.minutes import Tally, shown
 from trio_tasks._contracts.sink import check_task, make_tasks
 from trio_tasks._contracts.states import COUNTERS
 from trio_tasks._contracts.worker_info import worker_info
+from trio_tasks._tasks.limits import check_limits
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     ActOnMany,
@@ -85,6 +89,7 @@ from trio_tasks.abc import (
     ScheduleChange,
     ScheduleEntry,
     ScheduleResult,
+    SetLimits,
     SetMetadata,
     StoreSchedules,
     TaskTemplate,
@@ -156,6 +161,10 @@ class Store:
     changed: trio.Event = field(default_factory=trio.Event)
     readers: EventReaders = field(default_factory=EventReaders)
     tally: Tally = field(default_factory=Tally)
+    limits: dict[str | None, Limits] = field(default_factory=dict)  # by key; None: of the queue
+    begun: dict[str | None, list[float]] = field(default_factory=dict)  # the attempts, likewise
+    passed: dict[int, float] = field(default_factory=dict)  # the virtual time, by priority
+    turns: dict[tuple[int, str], float] = field(default_factory=dict)  # the end of the latest turn, by priority and key
 
     def mark_changed(self) -> None:
         """Wake all receivers."""
@@ -198,6 +207,7 @@ class LeasedStorage(
     Audit,
     Throughput,
     Pause,
+    SetLimits,
     Watch,
 ):
     """A storage with leases."""
@@ -324,8 +334,8 @@ class LeasedStorage(
 
     def take(self) -> Task[Any]:
         self.match_waiters()
-        if ready := self.ready():
-            return self.hand_out(min(ready, key=self.order))
+        if ready := self.takeable():
+            return self.hand_out(self.first_of(ready))
         if self.has_ended():
             raise trio.EndOfChannel
         raise trio.WouldBlock
@@ -333,6 +343,88 @@ class LeasedStorage(
     def ready(self) -> list[Row]:
         now = trio.current_time()
         return [] if self.store.is_paused else [row for row in self.rows_of(Status.Pending) if row.due <= now]
+
+    # Keys and limits
+
+    def takeable(self) -> list[Row]:
+        """The ready rows for which all limits have a place."""
+        return self.places(self.ready()) if self.free_of(None) > 0 else []
+
+    def first_of(self, ready: list[Row]) -> Row:
+        """Choose the row whose turn it is, and count the turn of its key."""
+        store, priority = self.store, max(map(self.level_of, ready))
+        lines: dict[str, Row] = {}
+        for row in sorted(ready, key=self.order):
+            if self.level_of(row) == priority:
+                lines.setdefault(row.parts.terms.key or "", row)
+        passed = store.passed.get(priority, 0.0)
+        tags = {key: max(passed, store.turns.get((priority, key), passed)) for key in lines}
+        key = min(lines, key=lambda each: (tags[each], lines[each].place))
+        store.passed[priority] = tags[key]
+        store.turns[priority, key] = tags[key] + self.turn_of(key)
+        return lines[key]
+
+    def level_of(self, row: Row) -> int:
+        return row.parts.priority
+
+    def turn_of(self, key: str) -> float:
+        limits = self.limits_of(key)
+        return 1.0 if limits is None else 1.0 / limits.weight
+
+    def limits_of(self, key: str) -> Limits | None:
+        limits = self.store.limits
+        return limits.get(key) or limits.get(None)
+
+    def places(self, rows: list[Row]) -> list[Row]:
+        """Those of the ready rows for which the limits of their keys have places."""
+        free: dict[str, float] = {}
+        passed: list[Row] = []
+        for row in sorted(rows, key=self.order):
+            key = row.parts.terms.key or ""
+            if key not in free:
+                free[key] = self.free_of(key)
+            free[key] -= 1
+            if free[key] >= 0:
+                passed.append(row)
+        return passed
+
+    def free_of(self, key: str | None) -> float:
+        """The number of attempts that may begin now: of a key, or of the queue."""
+        limits = self.store.limits.get(None) if key is None else self.limits_of(key)
+        if limits is None or key == "":
+            return math.inf
+        most, rate = (limits.concurrency, limits.rate) if key is None else (limits.per_key, limits.rate_per_key)
+        free = math.inf if most is None else most - self.running_of(key)
+        if rate is not None:
+            now = trio.current_time()
+            free = min(free, rate.n - sum(now < moment + rate.per for moment in self.begun_of(key)))
+        return max(free, 0)
+
+    def begun_of(self, key: str | None) -> list[float]:
+        return self.store.begun.get(key, [])
+
+    def running_of(self, key: str | None) -> int:
+        return sum(key is None or row.parts.terms.key == key for row in self.rows_of(Status.Running))
+
+    def next_places(self) -> list[float]:
+        """The moments at which a rate may have a place again."""
+        rates = [rate for each in self.store.limits.values() for rate in (each.rate, each.rate_per_key) if rate]
+        return [moment + rate.per for moments in self.store.begun.values() for moment in moments for rate in rates]
+
+    async def set_limits(self, limits: Limits | None, *, key: str | None = None) -> None:
+        check_limits(limits, of_key=key is not None)
+        if key is not None:
+            check_text(key, "key")
+        await trio.lowlevel.checkpoint()
+        self.store.limits.pop(key, None)
+        self.store.begun.clear()
+        if limits is not None:
+            self.store.limits[key] = limits
+        self.store.mark_changed()
+
+    async def get_limits(self, *, key: str | None = None) -> Limits | None:
+        await trio.lowlevel.checkpoint()
+        return self.store.limits.get(key)
 
     def order(self, row: Row) -> Any:
         return -row.parts.priority, row.place
@@ -345,6 +437,7 @@ class LeasedStorage(
 
     def next_time(self) -> float:
         times = [row.due for row in self.rows_of(Status.Pending)] + [row.until for row in self.rows_of(Status.Running)]
+        times += self.next_places()
         return min((time for time in times if time > trio.current_time()), default=float("inf"))
 
     def match_waiters(self) -> None:
@@ -363,6 +456,8 @@ class LeasedStorage(
         row.attempt += 1
         row.until = trio.current_time() + self.lease
         row.parts.started = trio.current_time()
+        for key in {None, row.parts.terms.key}:
+            self.store.begun.setdefault(key, []).append(trio.current_time())
         row.token = next(self.store.numbers)
         task = self.shown(row)
         row.hand, task.parts.context = task.parts, Token(row.token)
@@ -524,8 +619,12 @@ class LeasedStorage(
     ) -> Page[Task[Any]]:
         await trio.lowlevel.checkpoint()
         self.match_waiters()
-        rows = [(self.listed(row), self.shown(row)) for row in self.store.rows.values()]
-        return make_page(rows, status, newest_first=newest_first, after=after, limit=limit, **filters)
+        rows = [*self.store.rows.values()]
+        if status in (None, Status.Pending) and (delayed := filters.pop("delayed", None)) is not None:
+            ready = self.places(self.ready())
+            rows = [row for row in self.rows_of(Status.Pending) if (row not in ready) == delayed]
+        listed = [(self.listed(row), self.shown(row)) for row in rows]
+        return make_page(listed, status, newest_first=newest_first, after=after, limit=limit, **filters)
 
     def listed(self, row: Row) -> tuple[float, ...]:
         if row.status.is_final:
@@ -563,11 +662,14 @@ class LeasedStorage(
 
     def counters(self) -> dict[str, int]:
         delayed = [row for row in self.rows_of(Status.Pending) if row.due > trio.current_time()]
+        ready = [row for row in self.rows_of(Status.Pending) if row.due <= trio.current_time()]
+        held = len(ready) - len(self.places(ready))
         finished = {"kept_done": Status.Done, "kept_failed": Status.Failed, "kept_killed": Status.Killed}
         return {
             **self.store.counts,
-            "waiting": len(self.rows_of(Status.Pending)) - len(delayed),
-            "delayed": len(delayed),
+            "waiting": len(ready) - held,
+            "delayed": len(delayed) + held,
+            "held_now": held,
             "suspended_now": sum(row.is_suspended for row in delayed),
             "running": len(self.rows_of(Status.Running)),
             **{name: len(self.rows_of(status)) for name, status in finished.items()},

@@ -7,6 +7,7 @@ each time that one is to be taken, since that clock may be set.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
@@ -14,6 +15,7 @@ from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import WALL_CLOCK, wall_after
+from .._contracts.groups import QueueLimits
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
@@ -32,7 +34,7 @@ from .._tasks.errors import (
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
-from .ready_queue import DelayQueue, ReadyQueue
+from .ready_queue import DelayQueue, KeyedQueue, ReadyQueue
 from .unique_keys import UniqueKeys
 from .wall_clock_queue import WallClockQueue, later
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .._contracts.event_readers import EventReaders
     from .._contracts.listing import Found, PageRequest
     from .._tasks.extensions import Metadata
+    from .._tasks.limits import Limits
     from .._tasks.outcome import Ending, Outcome
     from .._tasks.task import Parts
     from .._tasks.task_id import TaskId
@@ -100,6 +103,8 @@ class Ledger(Generic[A]):
         "clock",
         "counts",
         "events",
+        "keyed",
+        "limits",
         "tally",
     )
 
@@ -120,7 +125,11 @@ class Ledger(Generic[A]):
         """Those that are told of tasks which are killed while they wait; set by a holder that has such readers."""
         self.clock = WALL_CLOCK
         """The clock for what is told of tasks; the holder sets it for each run of trio."""
-        self._ready: ReadyQueue[A] = ReadyQueue()
+        self._ready: ReadyQueue[A] | KeyedQueue[A] = ReadyQueue()
+        self.keyed: KeyedQueue[A] | None = None
+        """The ready tasks, once a task has a key, or there are limits."""
+        self.limits = QueueLimits()
+        """The limits of the queue and its keys, to be set by :meth:`set_limits`."""
         self._delayed: DelayQueue[A] = DelayQueue()
         self._wall: WallClockQueue[A] = WallClockQueue(is_virtual)
         self._tiebreak = count()
@@ -178,6 +187,8 @@ class Ledger(Generic[A]):
             other = self._claim(task, now, end)
             if other is not None:
                 return other
+        if terms.key is not None and self.keyed is None:
+            self._use_keys()
         self._live[task_id] = task
         parts.pushed = self.seconds()
         parts.started = parts.finished = None
@@ -230,7 +241,12 @@ class Ledger(Generic[A]):
         """Give a waiting task the args, options and time of another one."""
         parts, terms, delay = waiting.parts, new.parts.terms, new.parts.seconds_to_wait
         is_ready = parts.id not in self._not_before
-        keeps_place = delay <= 0 and is_ready and parts.terms.priority == terms.priority
+        keeps_place = delay <= 0 and is_ready
+        keeps_place &= (parts.terms.priority, parts.terms.key) == (terms.priority, terms.key)
+        if terms.key is not None and self.keyed is None:
+            self._use_keys()
+        if self.keyed is not None and not keeps_place:
+            self.keyed.discard(parts)
         parts.terms, parts.metadata, parts.run_at = terms, new.parts.metadata, new.parts.run_at
         self._keys.take(parts, now)
         self._start_by.pop(parts.id, None)
@@ -254,11 +270,28 @@ class Ledger(Generic[A]):
             task.parts.waits_since = self.seconds()
             self._ready.append(task)
             return
+        if self.keyed is not None:
+            self.keyed.discard(task.parts)
         self._not_before[task.parts.id] = now + seconds
         task.parts.position = next(self._tiebreak)
         if stamp:
             task.parts.run_at = wall_after(seconds)
         self._delayed.append(task, now + seconds)
+
+    # Keys and limits
+
+    def _use_keys(self) -> None:
+        """Let keys take turns from now on, and limits hold."""
+        ready = filter(self._is_ready, self._ready)
+        self._ready = self.keyed = KeyedQueue(self.limits, self._running, ready)
+
+    def set_limits(self, limits: Limits | None, key: str | None) -> None:
+        """Replace the limits of the queue, or of a key in it; None removes them."""
+        self.limits.set(limits, key)
+        if self.keyed is None:
+            self._use_keys()
+        else:
+            self.keyed.apply_limits(key)
 
     # Going out
 
@@ -266,7 +299,7 @@ class Ledger(Generic[A]):
         """Begin an attempt at the next ready task; None if there is none."""
         if self._start_by or self._delayed.heap:
             self.enter_due(now)
-        while (task := self._ready.pop()) is not None:
+        while (task := self._ready.pop(now)) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
                 continue  # a stale entry: the task was cancelled, replaced or rescheduled since
@@ -291,6 +324,8 @@ class Ledger(Generic[A]):
         if self._wall.heap:
             for task in self._wall.pop_due(now, self._is_delayed):
                 self._make_ready(task, now)
+        if self.keyed is not None:
+            self.keyed.wake(now)
 
     def _make_delayed_ready(self, now: float) -> None:
         """Make delayed tasks ready whose time has come."""
@@ -358,12 +393,15 @@ class Ledger(Generic[A]):
 
     @property
     def next_due(self) -> float | None:
-        """The time at which the next delayed task is due or the next task expires; None if there is neither."""
+        """The time at which the next delayed task is due, the next task expires or a rate lets the next one go; None if
+        there is none of these."""
         while (first := self._delayed.first) is not None and not self._is_delayed(first):
             self._delayed.pop_first()  # a stale entry
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
         if due is not None and self._wall.heap:
             due = min(due, self._wall.next_look)
+        if self.keyed is not None and (wake := self.keyed.next_wake) < math.inf:
+            due = wake if due is None else min(due, wake)
         return due if expiry is None else expiry if due is None else min(due, expiry)
 
     # Coming back
@@ -387,7 +425,7 @@ class Ledger(Generic[A]):
             return
         if not isinstance(outcome, (Retried, Released, Suspended)):
             raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
-        del self._running[parts.id]
+        self._end_attempt(parts)
         self._note_attempt(parts, outcome, self.seconds())
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
@@ -420,6 +458,11 @@ class Ledger(Generic[A]):
             self._expire_at(parts.id, parts.cancel_at)
         return again
 
+    def _end_attempt(self, parts: Parts) -> None:
+        del self._running[parts.id]
+        if self.keyed is not None:
+            self.keyed.end(parts)
+
     def _note_attempt(self, parts: Parts, outcome: Outcome, ended: float) -> None:
         """Add an attempt to the sums of its minute."""
         if (started := parts.started) is not None:
@@ -431,6 +474,8 @@ class Ledger(Generic[A]):
         task_id = parts.id
         task = self._live[task_id]
         del self._live[task_id], self._running[task_id]
+        if self.keyed is not None:
+            self.keyed.end(parts)
         parts.status = _SUCCEEDED
         read = self.clock.read  # faster than `self.seconds()`
         ended = parts.finished = read()
@@ -453,6 +498,8 @@ class Ledger(Generic[A]):
         ended = parts.finished = self.seconds()
         if attempt is not None:
             self._note_attempt(attempt, outcome, ended)
+            if self.keyed is not None:
+                self.keyed.end(parts)
         self._remove(parts, KeyChange.ENDED)
         has_failed = isinstance(outcome, Failed)
         parts.status, counter = (Status.Failed, "failed") if has_failed else (Status.Killed, "killed")
@@ -469,6 +516,8 @@ class Ledger(Generic[A]):
     def _remove(self, parts: Parts, key: KeyChange) -> None:
         """Take a task out of the unfinished ones, with this change of its unique key."""
         del self._live[parts.id]
+        if self.keyed is not None:
+            self.keyed.discard(parts)
         self._clear_terms(parts, key)
 
     def _clear_terms(self, parts: Parts, key: KeyChange) -> None:
@@ -671,7 +720,8 @@ class Ledger(Generic[A]):
 
     def before(self, task: Task[A]) -> Iterator[TaskId]:
         """The ids of the ready tasks that go before this one."""
-        ready = takewhile(lambda each: each is not task, filter(self._is_ready, self._ready))
+        in_turn = self._ready if self.keyed is None else self.keyed.in_turn()
+        ready = takewhile(lambda each: each is not task, filter(self._is_ready, in_turn))
         return (each.parts.id for each in ready)
 
     def shown(self, task: Task[A]) -> Task[A]:
@@ -724,14 +774,21 @@ class Ledger(Generic[A]):
         for section in range(len(_SECTIONS))[::step]:
             if after is not None and (section - after.section) * step < 0:
                 continue  # it is on the pages before
-            if selection.status not in (None, _SECTIONS[section]) or (selection.delayed and section == _READY):
+            if selection.status not in (None, _SECTIONS[section]):
                 continue
+            is_delayed = self._delay_test(section, now)
             begins_after = after.key if after is not None and after.section == section else None
             for key, task in self._section(section, step):
                 if begins_after is not None and (key <= begins_after if step > 0 else key >= begins_after):
                     continue
-                if section != _DELAYED or selection.delayed in (None, self._not_before[task.parts.id] > now):
+                if selection.delayed in (None, is_delayed(task)):
                     yield Position(section, key), task
+
+    def _delay_test(self, section: int, now: float) -> Callable[[Task[A]], bool]:
+        """Return a function that returns True for a task of the section that waits for its time, or for its key."""
+        if section == _DELAYED:
+            return lambda task: self._not_before[task.parts.id] > now
+        return (lambda _: False) if section != _READY or self.keyed is None else self.keyed.held_test(now)
 
     def _section(self, section: int, step: int) -> Iterator[tuple[tuple[float, ...], Task[A]]]:
         """Return the tasks of a section with their sort keys; in the opposite order if the step is -1."""
@@ -778,28 +835,23 @@ class Ledger(Generic[A]):
     def metrics(self, now: float, *, is_paused: bool = False) -> QueueMetrics:
         """Return all counters."""
         self.enter_due(now)
-        since = [task.parts.waits_since for task in self._first_ready()]
+        since = [task.parts.waits_since for task in self._ready.firsts(now, self._is_ready)]
         age = max(0.0, self.seconds() - min(since)) if since else 0.0
-        return make_metrics(self._all_counts(), orphans=0, oldest_waiting=age, is_paused=is_paused)
+        return make_metrics(self._all_counts(now), orphans=0, oldest_waiting=age, is_paused=is_paused)
 
-    def _all_counts(self) -> dict[str, int]:
+    def _all_counts(self, now: float) -> dict[str, int]:
+        held = 0 if self.keyed is None else self.keyed.held_now(now)
         return {
             **self.counts,
-            "waiting": self.waiting - len(self._not_before),
-            "delayed": len(self._not_before),
+            "waiting": self.waiting - len(self._not_before) - held,
+            "delayed": len(self._not_before) + held,
+            "held_now": held,
             "running": len(self._running),
             "suspended_now": len(self._suspended),
             "kept_done": len(self._done),
             "kept_failed": self._dead_failed,
             "kept_killed": len(self._dead) - self._dead_failed,
         }
-
-    def _first_ready(self) -> Iterator[Task[A]]:
-        """The first ready task of each priority: what was released goes before all others, and has waited longest."""
-        for level in self._ready.levels():
-            first = next((task for task in level if self._is_ready(task)), None)
-            if first is not None:
-                yield first
 
     def _is_ready(self, task: Task[A]) -> bool:
         """Return True if an entry of the ready tasks is not stale."""
@@ -809,19 +861,20 @@ class Ledger(Generic[A]):
         """Compare the counters with the tasks."""
         self.enter_due(now)
         there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
-        there["waiting"] = sum(map(self._is_ready, self._ready))
-        there["delayed"] = sum(task_id in self._live for task_id in self._not_before)
+        there["held_now"] = 0 if self.keyed is None else sum(map(self.keyed.held_test(now), self.keyed))
+        there["waiting"] = sum(map(self._is_ready, self._ready)) - there["held_now"]
+        there["delayed"] = sum(task_id in self._live for task_id in self._not_before) + there["held_now"]
         there["suspended_now"] = sum(task_id in self._not_before for task_id in self._suspended)
         there["running"] = sum(task_id in self._live for task_id in self._running)
         there["kept_done"] = len(self._done)
         there["kept_failed"] = sum(isinstance(outcome, Failed) for _, outcome in self._dead.values())
         there["kept_killed"] = len(self._dead) - there["kept_failed"]
-        return Balance(queue, self._all_counts(), there)
+        return Balance(queue, self._all_counts(now), there)
 
     def is_timed(self) -> bool:
-        """Return True if :meth:`take` depends on the time, since a task is delayed or may expire. It is a method, since
-        it is called for each task, and a property costs three times as much."""
-        return bool(self._start_by or self._delayed.heap)
+        """Return True if :meth:`take` depends on the time, since a task is delayed or may expire, or there is a
+        rate. It is a method, since it is called for each task, and a property costs three times as much."""
+        return bool(self._start_by or self._delayed.heap or self._ready.is_timed)
 
     @property
     def is_empty(self) -> bool:

@@ -18,6 +18,7 @@ from .._contracts.backend import (
     Pause,
     RegisterWorker,
     ResumeAbandoned,
+    SetLimits,
     StoreSchedules,
     Throughput,
     Watch,
@@ -28,6 +29,7 @@ from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_
 from .._contracts.storage_events import Pushed, StorageEvent
 from .._printing import quoted
 from .._tasks.errors import DuplicateTaskError
+from .._tasks.limits import check_key, check_limits
 from .._tasks.outcome import Released, Status
 from .._tasks.task import make_task
 from .capabilities import LedgerCapabilities
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .._contracts.schedules import ScheduleChange, ScheduleEntry
     from .._contracts.sink import OnPush
     from .._contracts.worker_info import WorkerInfo
+    from .._tasks.limits import Limits
     from .._tasks.outcome import Outcome
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
@@ -88,6 +91,7 @@ class MemoryOptions(TypedDict, total=False):
     keep_results: int
     on_push: OnPush
     deadline: DefaultDeadline | None
+    limits: Limits | None
 
 
 @final
@@ -100,6 +104,7 @@ class MemoryStorage(
     ListQueues,
     ResumeAbandoned,
     Pause,
+    SetLimits,
     Explain,
     Throughput,
     Watch,
@@ -136,6 +141,8 @@ class MemoryStorage(
           ``queue`` is given the name of the queue, too. Default: none.
       deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
           it, if there is one; so what an attempt pushes ends with the attempt's own deadline. Default: None, none.
+      limits: the :class:`Limits` of the queue: how many attempts run at once or begin within a time, in all or for each
+          key. Default: none. See :meth:`set_limits`.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.
@@ -153,6 +160,7 @@ class MemoryStorage(
         keep_results: int = 10_000,
         on_push: OnPush = (),
         deadline: DefaultDeadline | None = None,
+        limits: Limits | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -166,6 +174,7 @@ class MemoryStorage(
         keep_results: int = 10_000,
         on_push: OnPush = (),
         deadline: DefaultDeadline | None = None,
+        limits: Limits | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -178,6 +187,7 @@ class MemoryStorage(
         keep_results: int = 10_000,
         on_push: OnPush = (),
         deadline: DefaultDeadline | None = None,
+        limits: Limits | None = None,
     ) -> None:
         options = {
             "max_buffer_size": max_buffer_size,
@@ -186,6 +196,7 @@ class MemoryStorage(
             "keep_results": keep_results,
             "on_push": PushHooks(on_push),
             "deadline": deadline,
+            "limits": check_limits(limits),
         }
         self._join(MemoryQueue(queue, type, options, {}), is_clone=False)
 
@@ -213,7 +224,8 @@ class MemoryStorage(
 
         It is closed on its own. The options are those of the storage (``max_buffer_size``, ``codec``, ``result_type``,
         ``keep_results``, ``on_push``, ``deadline``), and the same as here if not given. Without a type, a queue beside
-        one with a type takes anything plain.
+        one with a type takes anything plain. ``limits`` are for this queue alone; if it is there and has some, they
+        stay.
 
         Raises:
           ValueError: there is a queue of this name, with another type or other options.
@@ -222,9 +234,11 @@ class MemoryStorage(
         if unknown := options.keys() - possible.keys():
             raise TypeError(f"MemoryStorage.share has no option {unknown.pop()!r}: it has {', '.join(possible)}")
         known = self._queue.siblings.get(check_text(queue, "queue"))
+        limits = options["limits"] = check_limits(options.get("limits"))
         if known is not None:
             known.check_same(type, options)
             known.closed = False
+            known.set_first_limits(limits)
         other: MemoryStorage[Any] = object.__new__(cast("Any", MemoryStorage))
         other._join(known or self._queue.make_sibling(queue, type, options), is_clone=known is not None)
         return other
@@ -457,6 +471,34 @@ class MemoryStorage(
         await trio.lowlevel.checkpoint()
         return self._queue.is_paused
 
+    @trio.lowlevel.enable_ki_protection
+    async def set_limits(self, limits: Limits | None, *, key: str | None = None) -> None:
+        """Replace the limits of the queue, or of one key in it.
+
+        >>> await storage.set_limits(Limits(concurrency=50, per_key=2))
+        >>> await storage.set_limits(Limits(per_key=5, weight=2), key="acme")
+
+        What a key has of its own replaces, as a whole, what the queue says of keys. Attempts under way go on; if more
+        of them run than a lower limit says, none begins until enough have ended.
+
+        Args:
+          limits: the new limits; None: the queue has none, or the key goes by those of the queue.
+          key: the key; default the queue.
+
+        Raises:
+          TypeError, ValueError: they are no :class:`Limits`, or a key is given a limit of the whole queue.
+        """
+        check_limits(limits, of_key=check_key(key) is not None)
+        await trio.lowlevel.checkpoint()
+        self._queue.ledger.set_limits(limits, key)
+        self._queue.match_waiters()
+
+    async def get_limits(self, *, key: str | None = None) -> Limits | None:
+        """Return the limits of the queue, or those that one key has of its own; None if there are none."""
+        check_key(key)
+        await trio.lowlevel.checkpoint()
+        return self._queue.ledger.limits.get(key)
+
     async def throughput(
         self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
     ) -> list[Minute]:
@@ -600,6 +642,8 @@ class MemoryStorage(
                 evidence.due, evidence.reason = evidence.now + delay[0] - now, delay[1]
             elif task.parts.status is Status.Pending:
                 evidence.place = Place.after(ledger.before(task))
+                if ledger.keyed is not None:
+                    evidence.limit = ledger.keyed.limit_of(task, now, evidence.now)
         if evidence.needs_workers:
             moment, workers = evidence.now, queue.workers.items()
             evidence.workers = [worker_info(each, queue.name, since=since, now=moment) for each, since in workers]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
     from .._contracts.schedules import ScheduleChange, TaskTemplate
+    from .._tasks.limits import Limits
     from .._tasks.outcome import Outcome
     from .._tasks.task_id import TaskId
     from .encoding import Encoding
@@ -82,6 +83,7 @@ class MemoryQueue(Generic[A]):
             is_virtual=is_virtual,
         )
         self.events = self.ledger.events = EventReaders()
+        self.set_first_limits(options["limits"])
         self.capacity: float = capacity
         self.closed = False
         self.is_paused = False
@@ -93,6 +95,8 @@ class MemoryQueue(Generic[A]):
     def note_run(self, clock: trio.abc.Clock) -> None:
         """Go by the clock of this run from now on, in what is told of tasks."""
         if clock is not self._clock:
+            if self._clock is not None and self.ledger.keyed is not None:
+                self.ledger.keyed.restart_clock()
             self._clock, self.ledger.clock = clock, epoch_clock()
 
     def make_sibling(self, name: str, type: Any, options: Mapping[str, Any]) -> MemoryQueue[Any]:
@@ -103,15 +107,20 @@ class MemoryQueue(Generic[A]):
             same["codec"] = for_type  # the codec of this queue is for another type
         if type is None and self.encoding is not None:
             type = Any
-        return MemoryQueue(name, type, {**same, **_with_hooks(options)}, self.siblings)
+        return MemoryQueue(name, type, {**same, "limits": None, **_with_hooks(options)}, self.siblings)
 
     def check_same(self, type: Any, options: Mapping[str, Any]) -> None:
         """Raise if a type or an option differs from this queue's."""
         given = _with_hooks(options) if type is None else {"type": type, **_with_hooks(options)}
         known = {"type": self.type, **self.options}
         for option, value in given.items():
-            if value != known[option]:
+            if option != "limits" and value != known[option]:
                 raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
+
+    def set_first_limits(self, limits: Limits | None) -> None:
+        """Set the limits of the queue, unless it has some."""
+        if limits is not None and self.ledger.limits.of_queue is None:
+            self.ledger.set_limits(limits, None)
 
     def remove_handle(self, handle: object) -> None:
         """Remove a handle; the queue is closed when its last one is removed."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .._tasks.limits import Limits
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
     from .explanation import Explanation
@@ -394,6 +395,22 @@ class Pause(ABC):
     @abstractmethod
     async def is_paused(self) -> bool:
         """Return True if the queue is paused."""
+
+
+class SetLimits(ABC):
+    """A backend whose queue has limits, of the whole and of each key, which hold for all workers in all processes."""
+
+    @abstractmethod
+    async def set_limits(self, limits: Limits | None, *, key: str | None = None) -> None:
+        """Replace the limits of the queue, or of one key in it; None: it has none of its own.
+
+        Raises:
+          TypeError, ValueError: they are no :class:`Limits`, or a key is given a limit of the whole queue.
+        """
+
+    @abstractmethod
+    async def get_limits(self, *, key: str | None = None) -> Limits | None:
+        """Return the limits of the queue, or those that one key has of its own; None if there are none."""
 
 
 class Explain(ABC):

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._tasks.task import Task
+    from .groups import LimitReached
     from .worker_info import RunningTask, WorkerInfo
 
 ExplanationKind = Literal[
-    "unknown", "finished", "running", "suspended", "delayed", "paused", "no_worker", "held_by_gate", "waiting"
+    "unknown",
+    "finished",
+    "running",
+    "suspended",
+    "delayed",
+    "paused",
+    "no_worker",
+    "held_by_limit",
+    "held_by_gate",
+    "waiting",
 ]
 
 MOST_COUNTED = 1000
@@ -40,8 +50,8 @@ class Explanation:
     kind: ExplanationKind
     """The first of these that is true: ``"unknown"``, ``"finished"``, ``"running"``, ``"suspended"``, ``"delayed"``
     (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue, or none that
-    knows its name), ``"held_by_gate"`` (the intake of each worker waits for a layer, or is paused or closed),
-    ``"waiting"`` (for its turn)."""
+    knows its name), ``"held_by_limit"`` (a limit of its queue, or of its key, leaves no place), ``"held_by_gate"`` (the
+    intake of each worker waits for a layer, or is paused or closed), ``"waiting"`` (for its turn)."""
     id: str
     """The id that was asked for."""
     queue: str
@@ -76,7 +86,7 @@ class Explanation:
     """The error of its latest attempt, in a line."""
     until: datetime | None = None
     """Suspended or delayed: when it is ready; None if not before it is rescheduled. Running: when its lease runs out,
-    unless it is renewed."""
+    unless it is renewed. Held by a limit: when a rate lets the next attempt begin."""
     deadline: datetime | None = None
     """When it is killed unless it is finished by then; None if it has no deadline, or is finished."""
     reason: str = ""
@@ -91,6 +101,16 @@ class Explanation:
     gates: tuple[tuple[str, str], ...] = ()
     """Held by gates, or waiting: the name of each worker whose intake is not open, with the state of its intake, such
     as the layer that it waits for."""
+    limit: str = ""
+    """Held by a limit: the field of :class:`Limits`, such as ``"per_key"``."""
+    limit_key: str | None = None
+    """The key that is at its limit; None if the queue is."""
+    allowed: int = 0
+    """The number of attempts that the limit allows."""
+    counted: int = 0
+    """The number of attempts that run, or that have begun within the time of the rate."""
+    per: float | None = None
+    """The time of the rate, in seconds."""
     known_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """No worker knows its name: the name of each worker that is alive, with the names of tasks that it knows."""
     ahead: int = 0
@@ -148,12 +168,15 @@ class Evidence:
     """The workers on the queue, alive or not; None if they cannot be known."""
     place: Place | None = None
     """The place of a task that is ready."""
+    limit: LimitReached | None = None
+    """The limit that holds back a task that is ready; its place may be left out then."""
 
     @property
     def needs_workers(self) -> bool:
         """True if the present state of the workers belongs to the explanation."""
         status = None if self.task is None else self.task.parts.status
-        return status in (Status.Running, Status.Queued) or (self.place is not None and not self.is_paused)
+        is_ready = self.place is not None or self.limit is not None
+        return status in (Status.Running, Status.Queued) or (is_ready and not self.is_paused)
 
     @property
     def alive(self) -> list[WorkerInfo]:
@@ -209,11 +232,29 @@ def explanation_of(evidence: Evidence) -> Explanation:
         ahead=0 if evidence.place is None else evidence.place.ahead,
         first=() if evidence.place is None else evidence.place.first,
     )
+    if kind == "held_by_limit":
+        return _with_limit(explanation, evidence)
     return _with_attempt(explanation, evidence) if kind == "running" else explanation
 
 
 def _gates_of(workers: list[WorkerInfo]) -> tuple[tuple[str, str], ...]:
     return tuple((each.name, each.intake) for each in workers if each.intake != "open")
+
+
+def _with_limit(explanation: Explanation, evidence: Evidence) -> Explanation:
+    """Add the limit that holds the task back."""
+    limit = evidence.limit
+    assert limit is not None
+    has_end = limit.free_at is not None and math.isfinite(limit.free_at)
+    return replace(
+        explanation,
+        until=moment_at(limit.free_at) if has_end and limit.free_at is not None else None,
+        limit=limit.field,
+        limit_key=limit.key,
+        allowed=limit.limit,
+        counted=limit.number,
+        per=limit.per,
+    )
 
 
 def _with_attempt(explanation: Explanation, evidence: Evidence) -> Explanation:
@@ -242,19 +283,22 @@ def _kind_of(evidence: Evidence, task: Task[Any]) -> ExplanationKind:
     if status is not Status.Pending:
         return "running"
     # 3. It is suspended; or 4. it waits for its time.
-    if evidence.place is None:
+    if evidence.place is None and evidence.limit is None:
         return "delayed" if evidence.reason is None else "suspended"
-    # 5. The queue is paused, so it does not matter if a worker is there. (Limits by key have their place after this.)
+    # 5. The queue is paused, so it does not matter if a worker is there.
     if evidence.is_paused:
         return "paused"
     # 6. No worker is there, or none that knows the name of the task.
     takers = evidence.takers
     if evidence.workers is not None and not takers:
         return "no_worker"
-    # 7. No worker would take it.
+    # 7. A limit leaves no place, whatever workers are there.
+    if evidence.limit is not None:
+        return "held_by_limit"
+    # 8. No worker would take it.
     if takers and all(each.intake != "open" for each in takers):
         return "held_by_gate"
-    # 8. It waits in line.
+    # 9. It waits in line.
     return "waiting"
 
 
@@ -350,6 +394,17 @@ def _listed(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]])) or "none"
 
 
+def _held_by_limit(it: Explanation) -> str:
+    subject = f"queue {it.queue!r}" if it.limit_key is None else f"its key {it.limit_key!r}"
+    if it.per is None:
+        held = f"has {it.counted} of {it.allowed} attempts running ({it.limit}={it.allowed})"
+    else:
+        held = f"has begun {it.counted} of {it.allowed} attempts within {it.per:g} s ({it.limit})"
+    more = ", and others of its tasks go first" if it.counted < it.allowed else ""
+    when = f"; the next may begin in {span(it.until, it.as_of)}" if it.until is not None else ""
+    return f"is ready, but {subject} {held}{more}{when}{_after_failure(it)}"
+
+
 def _held_by_gate(it: Explanation) -> str:
     return f"is ready, but the intake of no worker on queue {it.queue!r} is open: {_held(it)}{_after_failure(it)}"
 
@@ -380,6 +435,7 @@ _SENTENCES = {
     "delayed": _delayed,
     "paused": _paused,
     "no_worker": _no_worker,
+    "held_by_limit": _held_by_limit,
     "held_by_gate": _held_by_gate,
     "waiting": _waiting,
 }

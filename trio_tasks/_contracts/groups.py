@@ -98,6 +98,25 @@ class QueueLimits:
         limits = self.of_queue
         return -math.inf if limits is None or limits.rate is None else self.window.free_at(limits.rate)
 
+    def reached(self, running: int, now: float) -> LimitReached | None:
+        """Return the limit of the queue that lets no attempt begin now; None if one may."""
+        limits = self.of_queue
+        if limits is None or self.free(running, now) > 0:
+            return None
+        if limits.concurrency is not None and running >= limits.concurrency:
+            return LimitReached("concurrency", None, limits.concurrency, running)
+        assert limits.rate is not None
+        begun = limits.rate.n - self.window.free(limits.rate, now)
+        return LimitReached("rate", None, limits.rate.n, begun, limits.rate.per, self.window.free_at(limits.rate))
+
+    @property
+    def has_rates(self) -> bool:
+        """True if there is a rate, of the queue or of keys."""
+        queue = self.of_queue
+        if queue is not None and not (queue.rate is None and queue.rate_per_key is None):
+            return True
+        return any(each.rate_per_key is not None for each in self.of_keys.values())
+
     def begin(self, now: float, number: int = 1) -> None:
         """Count so many attempts that begin now."""
         if self.of_queue is not None and self.of_queue.rate is not None:
@@ -303,6 +322,8 @@ class Groups(Generic[R]):
         if group is None or entry is None:
             return False
         entry.line.level.remove_one()
+        if entry.line.place and entry.line.first() is None:
+            entry.line.place = 0
         if group.per_key is not None:
             self._count_held(group)
         return True
@@ -385,14 +406,18 @@ class Groups(Generic[R]):
           id: the identity of the row, and so on; see :meth:`add`.
           begun: False if its attempt has not begun, so that it does not count for the rate.
         """
+        self.end(key)
+        self.give_turn_back(key, priority, begun=begun)
+        self.add(id, row, key, priority, order)
+
+    def give_turn_back(self, key: str, priority: int, *, begun: bool = True) -> None:
+        """Let a key have one turn more, since a row of it that was taken is to be added again; see :meth:`put_back`."""
         group = self._groups.get(key) or self._group(key)
         line = group.lines.get(priority) or self._line(group, priority)
         if not begun and group.rate is not None:
             group.window.take_back()
-        self.end(key)
         line.tag = max(line.tag, line.level.passed) - group.cost
         self._queue(line, again=True)
-        self.add(id, row, key, priority, order)
 
     # Lines and groups
 
@@ -498,6 +523,13 @@ class Groups(Generic[R]):
             held = max(0, len(group.waiting) - max(0, group.per_key - group.running))
         self._held += held - group.held
         group.held = held
+
+    def restart_clock(self) -> None:
+        """Forget the attempts that count for rates, since the times of another clock follow."""
+        self.limits.window = RateWindow()
+        for group in self._groups.values():
+            group.window = RateWindow()
+        self.apply_limits(None)
 
     def window(self, key: str) -> RateWindow | None:
         """Return the attempts of a key that count for its rate; None if there are none."""

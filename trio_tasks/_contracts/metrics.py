@@ -36,11 +36,13 @@ class QueueMetrics(TypedDict):
     waiting: int
     """Present: tasks that are ready, and wait for a worker."""
     delayed: int
-    """Present: tasks that wait for their time, suspended ones among them."""
+    """Present: tasks that wait for their time, suspended ones among them, or for a limit of their key."""
     running: int
     """Present: tasks in an attempt, orphans among them."""
     suspended_now: int
     """Present: of the delayed tasks, those that are put off by a suspension."""
+    held_now: int
+    """Present: of the delayed tasks, those that are ready but for a limit of their key."""
     orphans: int
     """Present: of the running tasks, those whose lease has run out; 0 in a journal that is only read."""
     kept_done: int
@@ -68,6 +70,7 @@ EMPTY_METRICS = QueueMetrics(
     delayed=0,
     running=0,
     suspended_now=0,
+    held_now=0,
     orphans=0,
     kept_done=0,
     kept_failed=0,
@@ -80,7 +83,13 @@ EMPTY_METRICS = QueueMetrics(
 
 def make_metrics(counts: Mapping[str, int], *, orphans: int, oldest_waiting: float, is_paused: bool) -> QueueMetrics:
     """Make the metrics of a queue of all its counters, and of what is no counter."""
-    metrics: Any = {**counts, "orphans": orphans, "oldest_waiting": oldest_waiting, "is_paused": is_paused}
+    metrics: Any = {
+        "held_now": 0,
+        **counts,
+        "orphans": orphans,
+        "oldest_waiting": oldest_waiting,
+        "is_paused": is_paused,
+    }
     return cast("QueueMetrics", metrics)
 
 

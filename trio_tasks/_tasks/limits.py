@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from .._checks import check_count, check_seconds
+from .._checks import check_count, check_seconds, check_text
 from .._printing import quoted
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
@@ -111,6 +111,11 @@ def _check_weight(weight: object) -> float:
     if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:  # NaN is refused here too
         raise ValueError(f"weight must be from {LEAST_WEIGHT} to {MOST_WEIGHT:g}, not {quoted(weight)}")
     return float(weight)
+
+
+def check_key(key: str | None) -> str | None:
+    """Check the key for which limits are set or asked for; None: the queue."""
+    return None if key is None else check_text(key, "key")
 
 
 def check_limits(limits: object, *, of_key: bool = False) -> Limits | None:

@@ -34,6 +34,7 @@ from ..._contracts.bulk import check_ids
 from ..._contracts.listing import PageRequest
 from ..._contracts.minutes import check_span, shown
 from ..._exports import rename
+from ..._tasks.limits import check_key, check_limits
 from ..._tasks.outcome import typed
 from .engine import RowChange
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import AttemptTotals, Balance, Minute, QueueMetrics
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.worker_info import WorkerInfo
+    from ..._tasks.limits import Limits
     from ..._tasks.outcome import Status, TaskResult
     from ..._tasks.task import Task
     from .exchange_loop import ExchangeLoop
@@ -295,6 +297,30 @@ class DurableCapabilities(
     async def is_paused(self) -> bool:
         """Return True if the queue is paused; as ``metrics()["is_paused"]``."""
         return (await self.metrics())["is_paused"]
+
+    async def set_limits(self, limits: Limits | None, *, key: str | None = None) -> None:
+        """Replace the limits of the queue, or of one key in it. They are stored, and hold over all processes.
+
+        >>> await storage.set_limits(Limits(concurrency=50, per_key=2))
+        >>> await storage.set_limits(Limits(per_key=5, weight=2), key="acme")
+
+        What a key has of its own replaces, as a whole, what the queue says of keys. Attempts under way go on; if more
+        of them run than a lower limit says, none begins until enough have ended.
+
+        Args:
+          limits: the new limits; None: the queue has none, or the key goes by those of the queue.
+          key: the key; default the queue.
+
+        Raises:
+          TypeError, ValueError: they are no :class:`Limits`, or a key is given a limit of the whole queue.
+        """
+        checked = check_limits(limits, of_key=check_key(key) is not None)
+        await self._loop.ask(self._loop.engine.set_limits, self._queue.name, key, checked)
+        self._loop.check_queues()
+
+    async def get_limits(self, *, key: str | None = None) -> Limits | None:
+        """Return the limits of the queue, or those that one key has of its own; None if there are none."""
+        return await self._loop.ask(self._loop.engine.get_limits, self._queue.name, check_key(key))
 
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""

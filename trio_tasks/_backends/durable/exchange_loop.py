@@ -11,6 +11,7 @@ import math
 import os
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 
 import trio
@@ -22,7 +23,7 @@ from ..._concurrency.virtual_time import may_stand_still
 from ..._contracts.minutes import ADDED_AT_ONCE, VALUES
 from ..._contracts.storage_events import Pushed
 from ..._logging import catch_errors, log, log_and_suppress, passes_through
-from ..._printing import escaped
+from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError
 from ..._tasks.task_id import stored_id
 from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind, new_tuple
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.minutes import MinuteRow
     from ..._tasks.errors import DuplicateTaskError
+    from ..._tasks.limits import Limits
     from ..._tasks.task import Parts
     from .engine import Engine, ExchangeResult, KilledRow, NewRow, Settlement
     from .queue import QueueState
@@ -206,6 +208,7 @@ class ExchangeLoop:
         self.pid: int | None = None  # the process in which it was opened
         self.wake_up = trio.Event()
         """Set when the loop has something to do."""
+        self.first_limits: dict[str, Limits] = {}
         self._pushes: list[PushRequest] = []
         self._settles: list[SettleRequest] = []
         self._unanswered: dict[trio.lowlevel.Task, None] = {}  # trio tasks that wait for a push or a settlement
@@ -297,6 +300,13 @@ class ExchangeLoop:
         finally:
             self._engine_lock.release()
 
+    async def store_first_limits(self) -> None:  # noqa: ASYNC910  there may be none
+        """Store the limits with which queues were opened, where there are none."""
+        while self.first_limits:
+            name, limits = self.first_limits.popitem()
+            with log_and_suppress("the limits of queue %s could not be stored", quoted(name)):
+                await self._with_engine(partial(self.engine.set_limits, only_if_none=True), name, None, limits)
+
     # Checks before a request
 
     def check_open(self) -> None:
@@ -369,6 +379,8 @@ class ExchangeLoop:
             else:
                 await self._wait_until_needed()
             self.wake_up = trio.Event()
+            if self.first_limits:
+                await self.store_first_limits()
             now = self.engine.now()
             self._release_prefetched(now)
             claims = self._claims(now)

@@ -20,6 +20,7 @@ from ..._contracts.sink import PushHooks
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, BackendError, SuspendError
+from ..._tasks.limits import check_limits
 from ..._tasks.outcome import Killed, Released, Status
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..._contracts.deadlines import DefaultDeadline
     from ..._contracts.sink import OnPush
     from ..._tasks.extensions import Extensions
+    from ..._tasks.limits import Limits
     from ..._tasks.task_info import PastAttempt
     from .engine import ClaimedRow, ClaimRequest, Renewal
 
@@ -122,6 +124,7 @@ class StorageOptions(TypedDict, total=False):
           returns the task to push instead; default none.
       deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
           it, if there is one; default None.
+      limits: the :class:`Limits` of the queue, which are stored if it has none yet; default none.
     """
 
     lease: float
@@ -140,6 +143,8 @@ class StorageOptions(TypedDict, total=False):
     """Called with each task before it is pushed; returns the task to push instead; default none."""
     deadline: DefaultDeadline | None
     """``"inherit"``: a task that is pushed without a deadline has that of the caller, if there is one; default None."""
+    limits: Limits | None
+    """Limits of the queue, which are stored if it has none yet; default none. They are not those of a shared queue."""
 
 
 _A_DAY = 86_400.0
@@ -152,6 +157,7 @@ _USUAL = StorageOptions(
     unreadable_after=_A_DAY,
     on_push=(),
     deadline=None,
+    limits=None,
 )
 
 
@@ -184,6 +190,7 @@ class QueueState:
         "keep_results",
         "lease",
         "leased",
+        "limits",
         "live",
         "looked_at",
         "metadata_locks",
@@ -221,6 +228,7 @@ class QueueState:
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.on_push = PushHooks(given["on_push"], self.name)
         self.inherits = check_default(given["deadline"])
+        self.limits = check_limits(given["limits"])
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self.prefetched: deque[Task[Any]] = deque()  # tasks that are claimed, and given to no slot yet
         self.prefetched_at = 0.0  # the time at which the last of them was claimed
@@ -254,7 +262,7 @@ class QueueState:
         same = dict(self.options)
         if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it was made for this type
             same["codec"] = same["codec"].for_type
-        every: Any = {**same, **options}
+        every: Any = {**same, "limits": None, **options}
         return QueueState(queue, type, every)
 
     # Claiming

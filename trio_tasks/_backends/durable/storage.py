@@ -99,6 +99,9 @@ class DurableStorage(
         self._join(queue)
 
     def _join(self, queue: QueueState) -> None:
+        if queue.limits is not None:
+            self._loop.first_limits.setdefault(queue.name, queue.limits)
+            self._loop.wake_up.set()
         queue = self._queue = self._loop.queues.setdefault(queue.name, queue)
         queue.handles += 1
         self._operations = QueueOperations(self._loop, queue)
@@ -126,7 +129,7 @@ class DurableStorage(
 
         It is open for as long as this storage is, and is closed on its own. The options are those of the storage
         (``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
-        ``unreadable_after``), and the same as here if not given.
+        ``unreadable_after``), and the same as here if not given. ``limits`` are for that queue alone.
 
         Before the storage is opened, another handle to its own queue may be for another type, or have other options:
         this handle then has them, too.
@@ -165,6 +168,7 @@ class DurableStorage(
         engine = self._loop.engine
         with trio.CancelScope(shield=True):
             await engine.open()
+            await self._loop.store_first_limits()
         self._loop.is_open = self._loop.is_usable = True
         self._loop.token = trio.lowlevel.current_trio_token()
         self._loop.pid = os.getpid()

@@ -27,6 +27,7 @@ from . import (
     rules_engine as _rules_engine,
     rules_facts as _rules_facts,
     rules_leases as _rules_leases,
+    rules_limits as _rules_limits,
     rules_order as _rules_order,
     rules_outcomes as _rules_outcomes,
     rules_pushing as _rules_pushing,
@@ -55,6 +56,7 @@ _TOPICS = (
     _rules_reading,
     _rules_facts,
     _rules_changing,
+    _rules_limits,
     _rules_engine,
 )
 

@@ -73,6 +73,8 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "metrics": storage.metrics,
         "audit": storage.audit,
         "set_paused": storage.resume,
+        "set_limits": lambda: storage.set_limits(None),
+        "get_limits": storage.get_limits,
         "minutes": storage.throughput,
         "inspect": storage.inspect,
         "schedules": storage.list_schedules,
