@@ -21,6 +21,7 @@ from trio_tasks import (
     FileStorage,
     HandlerSignatureError,
     Injected,
+    Limits,
     MemoryStorage,
     Monitor,
     Queues,
@@ -223,6 +224,19 @@ async def test_queues_are_paused_by_name_or_all(opened: Open) -> None:
         await queues.resume("video")
         await queues.resume()
         assert [await queues.is_paused(name) for name in queues] == [False, False, False]
+
+
+async def test_queues_have_limits_of_their_own(opened: Open) -> None:
+    limits, own = Limits(concurrency=9), Limits(per_key=5, weight=2)
+    async with opened() as queues:
+        await queues.set_limits("emails", limits)
+        await queues.set_limits("emails", own, key="acme")
+        assert [await queues.get_limits(name) for name in queues] == [None, limits, None]
+        assert [await queues.get_limits(name, key="acme") for name in queues] == [None, own, None]
+        await queues.set_limits("emails", None)
+        assert await queues.get_limits("emails") is None
+        with pytest.raises(KeyError, match="no function has the queue 'other'"):
+            await queues.set_limits("other", limits)
 
 
 async def test_workers_have_the_names_of_their_queues(opened: Open) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .._contracts.storage_events import Pushed
     from .._contracts.worker_info import WorkerInfo
     from .._schedules.schedules import Schedules
+    from .._tasks.limits import Limits
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .table import FunctionTable
@@ -561,6 +562,18 @@ class Queues(WaitForCompletion):
     async def is_paused(self, queue: str) -> bool:
         """Return True if the queue is paused."""
         return await self[queue].is_paused()
+
+    async def set_limits(self, queue: str, limits: Limits | None, *, key: str | None = None) -> None:
+        """Replace the limits of a queue, or of one key in it; None removes them.
+
+        >>> await queues.set_limits("emails", Limits(concurrency=50, per_key=2))
+        >>> await queues.set_limits("emails", Limits(per_key=5), key="acme")
+        """
+        await self[queue].set_limits(limits, key=key)
+
+    async def get_limits(self, queue: str, *, key: str | None = None) -> Limits | None:
+        """Return the limits of a queue, or those that one key in it has of its own; None if there are none."""
+        return await self[queue].get_limits(key=key)
 
     def _chosen(self, queue: str | None) -> list[str]:
         return [*self._storages] if queue is None else [queue]
