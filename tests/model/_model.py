@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from trio_tasks import Cancelled, Pushed, Replaced, StorageEvent, TaskId
+from trio_tasks import Cancelled, Limits, Pushed, Replaced, StorageEvent, TaskId
 
 LIVE = ("waiting", "delayed", "running")
 STATUS = {
@@ -37,6 +37,8 @@ class Traits:
     waits_from_due: bool
     """Of ready ones, who waits longest goes first: a delayed one waits from when it was due. In memory those that tie
     keep an order, and one that was released goes to the very front."""
+    is_exact: bool = True
+    """It tells at once which tasks are held back by a limit, and lists the ready ones of a key in their order."""
 
 
 @dataclass
@@ -93,6 +95,8 @@ class Model:
         self.schedules: dict[str, tuple[int, Any]] = {}
         """By name, the number of its last change, and the schedule; None if it was removed."""
         self.is_paused = False
+        self.limits: dict[str | None, Limits] = {}
+        """Of each key that has some of its own; under None, those of the queue."""
         self.order = 0
         self.events: list[StorageEvent] = []  # of the latest step
         self.expired: Counter[str] = Counter()  # that are not told yet: a storage tells of them when it enters them
@@ -174,13 +178,37 @@ class Model:
     # Going out
 
     def ready(self) -> list[Row]:
-        """Return the tasks that may be received now: all of the highest priority."""
+        """Return the tasks that may be received now: of the highest priority, the first ones of each key, whichever has
+        its turn.
+        """
         self.enter_due()
-        if self.is_paused:
+        if self.is_paused or self.free_in_all() <= 0:
             return []
         waiting = [row for row in self.rows.values() if row.place == "waiting" and row.expires > self.now]
-        first = min(((-row.priority, row.line) for row in waiting), default=None)
-        return [row for row in waiting if (-row.priority, row.line) == first]
+        free = [row for row in waiting if self.free(row.key) > 0]
+        top = [row for row in free if row.priority == max(each.priority for each in free)]
+        first = {key: min(row.line for row in top if row.key == key) for key in {row.key for row in top}}
+        return [row for row in top if row.line == first[row.key]]
+
+    def free_in_all(self) -> float:
+        """Return the number of attempts that may begin in the queue."""
+        limits = self.limits.get(None)
+        return math.inf if limits is None or limits.concurrency is None else limits.concurrency - self.running()
+
+    def free(self, key: str | None) -> float:
+        """Return the number of attempts of a key that may begin; negative if a limit was lowered."""
+        limits = self.limits.get(key, self.limits.get(None))
+        if key is None or limits is None or limits.per_key is None:
+            return math.inf
+        return limits.per_key - self.running(key)
+
+    def running(self, key: str | None = None) -> int:
+        return sum(row.place == "running" and key in (None, row.key) for row in self.rows.values())
+
+    def held_back(self) -> int:
+        """Return the number of ready tasks for which their key has no place."""
+        ready = Counter(row.key for row in self.rows.values() if self.is_ready(row))
+        return sum(int(max(0, number - max(0, self.free(key)))) for key, number in ready.items())
 
     def explanation(self, row: Row) -> str:
         """Return the kind of the explanation of a task, where no worker is registered."""
@@ -318,10 +346,14 @@ class Model:
         """What is counted; a delayed one whose time has come counts as waiting, entered or not."""
         rows = self.rows.values()
         places = Counter("waiting" if row.place == "delayed" and row.due <= self.now else row.place for row in rows)
+        held = self.held_back()
         return {
             **self.counts,
             **{place: places[place] for place in LIVE},
             **{f"kept_{place}": places[place] for place in ENDS.values()},
+            "waiting": places["waiting"] - held,
+            "delayed": places["delayed"] + held,
+            "held_now": held,
             "suspended_now": sum(row.place == "delayed" and row.due > self.now and row.is_suspended for row in rows),
             "orphans": sum(self.is_overdue(row) for row in rows),
         }

@@ -80,7 +80,7 @@ class InMemoryEncoded(InMemory):
         self.handles = [beside.share(queue="another")] * WORKERS
 
 
-STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=True)
+STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=True, is_exact=False)
 
 
 class InFile(Store):
