@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.bulk import Refusal
     from ..._contracts.explanation import Place
+    from ..._contracts.groups import LimitReached
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import MinuteRow, Sums
     from ..._contracts.store_info import StoreInfo
@@ -266,6 +267,8 @@ class LocatedRow(NamedTuple):
     """Its place, if it is ready by now, entered or not; else None."""
     is_paused: bool
     """True if its queue is paused."""
+    limit: LimitReached | None = None
+    """The limit that holds it back, if it is ready but for that: one of its key, or else one of its queue."""
 
 
 class Query(NamedTuple):

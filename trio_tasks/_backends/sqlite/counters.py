@@ -38,12 +38,15 @@ class QueueCounters:
         self._changes: dict[int, dict[str, int]] = {}
         self.rules: dict[int, int] = {}
         """The number of the latest change of the rules that is known, by queue."""
+        self.without_rules: set[str] = set()
+        """The names of queues that are known to have none."""
 
     def number(self, name: str) -> int:
         """Return the number of a queue; add a row if the queue is new."""
         if name not in self._numbers:
             self._connection.execute("INSERT INTO trio_tasks_queue (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-        return self.known(name)
+            self.known(name)
+        return self._numbers[name]
 
     def known(self, name: str) -> int:
         """Return the number of a queue; a number that no queue has, if there is none of this name."""
@@ -54,7 +57,16 @@ class QueueCounters:
                 return _NONE
             number, rules = rows[0]
             self._numbers[name], self.rules[number] = number, _whole(rules)
+            if not rules:
+                self.without_rules.add(name)
         return number
+
+    def refresh_rules(self, queue: int) -> None:
+        """Read the number of the latest change of a queue's rules: for a look, at whose end it is not checked."""
+        for (rules,) in self._connection.execute("SELECT rules FROM trio_tasks_queue WHERE num = ?", (queue,)):
+            if _whole(rules) != self.rules.get(queue, 0):
+                self.rules[queue] = rules
+                self.without_rules.clear()
 
     def change_rules(self, queue: int) -> int:
         """Raise the number of the latest change of a queue's rules, and return it.
@@ -67,6 +79,7 @@ class QueueCounters:
         if self._connection.changed(sql, (known + 1, queue, known)) < 1:
             raise FastPathFailed
         self.rules[queue] = known + 1
+        self.without_rules.clear()  # they are looked up again
         return known + 1
 
     def count(self, queue: int, **changes: int) -> None:
@@ -95,6 +108,7 @@ class QueueCounters:
         self._numbers.clear()
         self._changes.clear()
         self.rules.clear()
+        self.without_rules.clear()
 
     def counts(self, queue: int) -> dict[str, int]:
         """Return all counts of a queue."""

@@ -200,7 +200,10 @@ class StandardConnection:
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement, and return the number of rows changed."""
         self._bound.times = 1
-        return self._connection.execute(sql, parameters).rowcount
+        if self._cursor is None:
+            self._cursor = self._connection.cursor()
+            self._cursor.row_factory = None
+        return self._cursor.execute(sql, parameters).rowcount
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
         """Allow each statement this many seconds inside the block."""

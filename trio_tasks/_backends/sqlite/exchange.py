@@ -33,7 +33,7 @@ from .orphan_watch import OrphanWatch
 from .task_table import DROP, HELD, Due, TaskTable, unwanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
     from ..durable.engine import ClaimRequest, Exchange, NewRow
     from .counters import QueueCounters
@@ -179,7 +179,8 @@ class ExchangeSql:
         Raises:
           FastPathFailed: the transaction has to be made again, since the rules of a queue are not those that are known.
         """
-        self.table.groups.store(now)
+        if not self.table.groups.is_unused:
+            self.table.groups.store(now)
         self._counters.enter_counts()
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
@@ -229,8 +230,11 @@ class ExchangeSql:
 
     def _touch_groups(self, settled: Sequence[Settlement]) -> None:
         """Note that places are free for rows of the same keys, where these may have limits."""
+        names = {each.queue for each in settled}
+        if names <= self._counters.without_rules:
+            return
         rules, number = self.table.groups.rules, self._counters.number
-        for name in {each.queue for each in settled}:
+        for name in names:
             if rules.of(number(name)).limits_keys:
                 self.table.groups.touch_rows(number(name), [each.key for each in settled if each.queue == name])
 
@@ -285,7 +289,7 @@ class ExchangeSql:
                 self.table.groups.make_fair(self._counters.number(row.queue))
         if row_by_row:
             return [self._push_one(row, now) for row in rows]
-        if self._insert_all(rows, pushed, now) != len(rows):
+        if self._insert_all(rows, pushed.keys(), now) != len(rows):
             raise FastPathFailed
         for row in rows:
             if row.delay > 0:
@@ -294,10 +298,11 @@ class ExchangeSql:
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 
-    def _insert_all(self, rows: Sequence[NewRow], queues: Iterable[str], now: float) -> int:
+    def _insert_all(self, rows: Sequence[NewRow], queues: Set[str], now: float) -> int:
         """Insert rows without unique keys into these queues; return how many were."""
-        number, rules = self._counters.number, self.table.groups.rules
-        if any(rules.of(number(queue)).is_fair for queue in queues):
+        number = self._counters.number
+        is_plain = queues <= self._counters.without_rules
+        if not is_plain and any(self.table.groups.rules.of(number(queue)).is_fair for queue in queues):
             return self._connection.executemany(_INSERT_FAIR, [self._fair_values(row, now) for row in rows])
         if not all(map(_is_ordinary, rows)):
             return self._connection.executemany(_INSERT, [self._values(row, now) for row in rows])
@@ -387,8 +392,9 @@ class ExchangeSql:
         self._lease = claim.lease
         self._forget_refused(now)
         self.enter_due(claim.queue, queue, now, answer, as_of)
-        groups, moments = self.table.groups, list[float]()
-        is_plain = groups.rules.of(queue).is_plain
+        groups = self.table.groups
+        moments: list[float] = []
+        is_plain = claim.queue in self._counters.without_rules or groups.rules.of(queue).is_plain
         if is_plain:
             rows = self._ready(READY, claim, queue, now, answer)
         else:

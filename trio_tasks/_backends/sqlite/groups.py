@@ -19,6 +19,7 @@ import math
 from typing import TYPE_CHECKING, Any, final
 
 from ..._contracts.fairness import FIRST_TAG, NO_KEY, RateWindow, cost_of
+from ..._contracts.groups import LimitReached
 from ..durable.engine import State
 from .rules import RulesTable
 
@@ -113,12 +114,10 @@ class GroupTable:
     @property
     def is_unused(self) -> bool:
         """True if there is nothing to be stored."""
-        return not (self._times or self._finish or self._windows or self._touched)
+        return not (self._times or self._windows or self._touched)
 
     def store(self, now: float) -> None:
         """Give free places to held rows, and store virtual times and rates; called before the end of a transaction."""
-        if self.is_unused:
-            return
         self.promote(now)
         times = [(*level, time.passed, time.finish) for level, time in self._times.items() if time.is_new]
         if times:
@@ -494,6 +493,27 @@ class GroupTable:
                 self._begin(queue, key, rate, now, number)
                 self.touch(queue, key)  # the first held row can be told when it is due
 
+    def limit_of(self, queue: int, key: str | None, now: float, *, is_held: bool) -> LimitReached | None:
+        """Return the limit that holds a row back: one of its key, or else one of the queue; None if there is none."""
+        rules = self.rules.of(queue)
+        if key is not None and self.rules.of_key(queue, key).is_limited:
+            limits = self.rules.of_key(queue, key).limits
+            most, rate = limits.per_key, limits.rate_per_key
+            running = 0 if most is None else self._count(queue, key, State.RUNNING, most)
+            reached = None if rate is None else _reached("rate_per_key", key, rate, self._read_window(queue, key), now)
+            if most is not None and (
+                running >= most or (is_held and (reached is None or reached.number < reached.limit))
+            ):
+                return LimitReached("per_key", key, most, running)
+            if reached is not None and (is_held or reached.number >= reached.limit):
+                return reached
+        running = self._counters.present(queue)[1]
+        most, rate = rules.limits.concurrency, rules.limits.rate
+        if most is not None and running >= most:
+            return LimitReached("concurrency", None, most, running)
+        reached = None if rate is None else _reached("rate", None, rate, self._read_window(queue, NO_KEY), now)
+        return None if reached is None or reached.number < reached.limit else reached
+
     # What says nothing any more
 
     def _drop_idle(self, queue: int, now: float) -> None:
@@ -523,12 +543,22 @@ class GroupTable:
         group = queue, key
         window = self._windows.get(group)
         if window is None:
-            sql = "SELECT begun FROM trio_tasks_rate WHERE queue = ? AND key = ?"
-            rows = self._connection.execute(sql, group)
-            window = self._windows[group] = RateWindow(json.loads(rows[0][0]) if rows else ())
+            window = self._windows[group] = self._read_window(queue, key)
         return window
+
+    def _read_window(self, queue: int, key: str) -> RateWindow:
+        sql = "SELECT begun FROM trio_tasks_rate WHERE queue = ? AND key = ?"
+        rows = self._connection.execute(sql, (queue, key))
+        return RateWindow(json.loads(rows[0][0]) if rows else ())
 
     def _store_window(self, queue: int, key: str, rate: Rate) -> None:
         begun = self._window(queue, key).state()
         sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
         self._connection.execute(sql, (queue, key, begun[-1][0] + rate.per, json.dumps(begun)))
+
+
+def _reached(field: str, key: str | None, rate: Rate, window: RateWindow, now: float) -> LimitReached:
+    """Return what a rate says now; it is reached if the number is not less than the limit."""
+    number = rate.n - window.free(rate, now)
+    free_at = window.free_at(rate)
+    return LimitReached(field, key, rate.n, number, rate.per, free_at if free_at > now else None)

@@ -64,7 +64,7 @@ DELETE FROM trio_tasks_task WHERE seq IN (
     WHERE queue = ? AND state = ? AND +state > 2 LIMIT ?)
 """
 _ORDER = """
-SELECT priority, order_key, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= ?))
+SELECT priority, order_key, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= ?)), key, held
 FROM trio_tasks_task WHERE queue = ? AND id = ?
 """
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
@@ -179,9 +179,13 @@ class Operations:
         is_paused = self._counters.is_paused(number)
         if stored.state > State.DELAYED:
             return LocatedRow(stored, None, is_paused)
-        [(priority, order_key, is_ready)] = self._connection.execute(_ORDER, (now, wall, number, task_id))
+        [(priority, order_key, is_ready, key, held)] = self._connection.execute(_ORDER, (now, wall, number, task_id))
+        limit = None
+        if is_ready or held:
+            self._counters.refresh_rules(number)
+            limit = self._table.groups.limit_of(number, key, now, is_held=bool(held))
         if not is_ready:
-            return LocatedRow(stored, None, is_paused)
+            return LocatedRow(stored, None, is_paused, limit)
         ready = [
             *self._connection.execute(READY_ABOVE, (number, priority, now, MOST_COUNTED)),
             *self._connection.execute(READY_BEFORE, (number, priority, order_key, now, MOST_COUNTED)),
@@ -189,7 +193,7 @@ class Operations:
         due = self._connection.execute(DUE_DELAYED, (number, now, wall, now, MOST_COUNTED))
         due = [row for row in due if (-row[1], row[2]) < (-priority, order_key)]
         first = sorted((*ready, *due), key=lambda row: (-row[1], row[2]))
-        return LocatedRow(stored, Place.after(text(row[0]) for row in first), is_paused)
+        return LocatedRow(stored, Place.after(text(row[0]) for row in first), is_paused, limit)
 
     def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
         """Return the rows of a page."""
@@ -200,6 +204,7 @@ class Operations:
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
         number = self._counters.known(queue)
+        self._counters.refresh_rules(number)
         changes, orphans, since = self._due_changes(number, now)
         counts = changed(self._counters.counts(number), changes)
         if self._table.groups.rules.of(number).is_fair:
