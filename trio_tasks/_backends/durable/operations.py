@@ -137,7 +137,7 @@ class QueueOperations:
         if found is not None:
             evidence.task = task_of(found.row, self._queue)
             evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
-            evidence.is_paused = found.is_paused
+            evidence.is_paused, evidence.limit = found.is_paused, found.limit
         if not self._loop.engine.knows_workers:
             evidence.workers = None
         return evidence

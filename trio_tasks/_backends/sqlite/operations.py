@@ -214,7 +214,6 @@ class Operations:
         if oldest is not None:
             since.append(oldest)
         age = max(0.0, now - min(since) / 1e6) if since else 0.0
-        counts.pop("held_now")
         return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=self._counters.is_paused(number))
 
     def _due_changes(self, number: int, now: float) -> tuple[Counter[str], int, list[int]]:
@@ -260,11 +259,9 @@ class Operations:
         """Compare the counters of the queue with its rows, both with what is due by now, entered or not."""
         number = self._counters.known(queue)
         rows: dict[str, int] = dict(self._connection.execute(sql, (number,))[0] for sql in RECOUNTS)
-        rows["delayed"] += rows.pop("held_now")
+        rows["delayed"] += rows["held_now"]
         changes, _, _ = self._due_changes(number, now)
-        counts = changed(self._counters.counts(number), changes)
-        counts.pop("held_now")
-        return Balance(queue, counts, changed(rows, changes))
+        return Balance(queue, changed(self._counters.counts(number), changes), changed(rows, changes))
 
     def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
         """Return the schedules that were changed after this revision, or the one of a name, if it was."""
