@@ -290,6 +290,29 @@ def test_a_task_is_not_begun_after_its_deadline_whatever_state_it_waits_in(opene
 
 
 @everywhere
+def test_what_is_past_its_deadline_is_listed_in_pages(opened: Opener, tmp_path: Path) -> None:
+    """Also before that is entered, and with what has expired."""
+
+    async def main(storage: Any) -> None:
+        for number in range(6):
+            options = {"deadline": 5 + number} if number % 2 else {"expires_in": 5 + number}
+            await storage.push(number, **options)
+            await storage.push(number, **options, delay=1)
+        await trio.sleep(20)
+        whole = [each.parts.id for each in await storage.list_tasks(Status.Killed)]
+        assert len(whole) == 12
+        pages, after = [], None
+        while True:
+            page = await storage.list_tasks(Status.Killed, limit=5, after=after)
+            pages += [each.parts.id for each in page]
+            if (after := page.next) is None:
+                break
+        assert pages == whole
+
+    in_virtual_time(opened, tmp_path, main)
+
+
+@everywhere
 def test_a_wait_for_the_result_ends_at_the_deadline(opened: Opener, tmp_path: Path) -> None:
     async def main(storage: Any) -> None:
         task_id = await storage.push(1, deadline=10)
@@ -592,6 +615,19 @@ async def test_a_push_in_a_thread_of_trio_inherits_from_the_trio_task_that_waits
         thread.start()
         await trio.to_thread.run_sync(thread.join)
         assert len(refused) == 1
+
+
+@everywhere
+async def test_a_task_that_was_looked_up_can_be_pushed_elsewhere(opened: Opener, tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks") as storage:
+        with trio.fail_after(500):
+            task = await storage.fetch_by_id(await storage.push(1, deadline="inherit", expires_in=1000))
+        other = MemoryStorage[int]()  # where nothing is to be inherited now
+        await other.push_task(task)
+        received = await other.receive()
+        assert received.parts.deadline is None
+        await other.settle(received, Retried(ValueError("again")))
+        assert (await other.receive()).parts.attempt == 2
 
 
 # Refused, shown, stored

@@ -369,8 +369,9 @@ class Ledger(Generic[A]):
             self._finish(task, Killed(error))
             if self.events is not None and self.events.open:
                 self.events.tell(DeadlinePassed(task.parts.id) if is_deadline else Expired(task.parts.id))
-            if task.parts.finished is not None:  # it is finished since that moment
-                task.parts.finished -= max(0.0, now - moment)
+            if task.parts.finished is not None:  # since that moment, or since its push, if that was later
+                since = task.parts.finished - max(0.0, now - moment)
+                task.parts.finished = since if task.parts.pushed is None else max(since, task.parts.pushed)
             is_any = True
         return is_any
 

@@ -447,7 +447,7 @@ def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Positi
         if begins_after is not None and len(begins_after) != (3 if section == WAITING else 2):
             raise wrong_cursor(after)
         rows: Iterable[tuple[tuple[float, ...], Row]] = (
-            (_order_key(row), row)
+            (_order_key(row, section), row)
             for row in _rows_of(queue, section)
             if _section_of(row, now) == section and _is_as_delayed(row, delayed, now, is_held)
         )
@@ -486,8 +486,12 @@ def _turn(row: Row) -> tuple[float, float, int]:
     return -row.priority, row.since, row.key
 
 
-def _order_key(row: Row) -> tuple[float, ...]:
-    """Return a sort key for rows of one section: as they would be claimed, fall due, were claimed, or were finished."""
+def _order_key(row: Row, section: int) -> tuple[float, ...]:
+    """Return a sort key for rows of one section: as they would be claimed, fall due, were claimed, were finished, or
+    have expired.
+    """
+    if section == _EXPIRED:
+        return row.late_since, row.key
     if row.state == WAITING:
         return _turn(row)
     if row.state == DELAYED:
@@ -527,7 +531,7 @@ def _stored(row: Row, now: float) -> StoredRow:
         row.name,
         row.pushed,
         row.started,
-        row.expires if has_expired else row.since if row.state > RUNNING else None,
+        row.late_since if has_expired else row.since if row.state > RUNNING else None,
         row.suspended,
         row.deadline,
     )

@@ -112,7 +112,11 @@ def encode_change(state: JournalState) -> bytes | None:
     ]
     begun = [field for (queue, key), number in transaction.begun.items() for field in (queue.number, key, number)]
     schedules = state.schedules.changed if state.schedules.before else ()
-    ending = [row for row, before in transaction.rows.items() if row.deadline is not None or _had_deadline(before)]
+    ending = [
+        row
+        for row, before in transaction.rows.items()
+        if row.deadline is not None or (before is not None and before[-1] is not None)
+    ]
     later = _Later(transaction.minutes, transaction.timed_keys, schedules, ending, transaction.limits, begun)
     return _encode(
         state,
@@ -125,10 +129,6 @@ def encode_change(state: JournalState) -> bytes | None:
         with_facts,
         later,
     )
-
-
-def _had_deadline(condition: tuple[Any, ...] | None) -> bool:
-    return condition is not None and condition[-1] is not None
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: bool) -> bytes:

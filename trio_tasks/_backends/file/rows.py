@@ -191,6 +191,12 @@ class Row:
         """True if a row that expires does so by its deadline."""
         return self.expires is not None and self.expires == self.deadline
 
+    @property
+    def late_since(self) -> float:
+        """The moment since which a row that has expired is finished: its push may have taken longer than it had."""
+        assert self.expires is not None
+        return self.expires if self.pushed is None else max(self.expires, self.pushed)
+
     def set_ends(self, expires: float | None, deadline: float | None) -> None:
         """Set the time by which it must be claimed, and its deadline."""
         self.deadline = deadline

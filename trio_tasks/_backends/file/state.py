@@ -466,8 +466,7 @@ class JournalState:
             self.kill(row, deadline_error(), KillReason.DEADLINE)
         else:
             self.kill(row, expired_error(), KillReason.EXPIRED)
-        assert row.expires is not None
-        row.since = min(row.since, row.expires)
+        row.since = min(row.since, row.late_since)
 
     def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float) -> None:
         """Put a live row, already touched, into a final state, and keep it for this many seconds."""

@@ -687,7 +687,7 @@ def claimed(row: Row, token: int, now: float) -> ClaimedRow:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
     if type(pushed) is not float and pushed is not None:
         raise TypeError(f"row {seq} was pushed at {pushed!r:.50}")
-    if type(deadline) is not float and deadline is not None:
+    if deadline is not None and type(deadline) is not float:
         raise TypeError(f"row {seq} has the deadline {deadline!r:.50}")
     since = order_key / 1e6
     fields = seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since, deadline

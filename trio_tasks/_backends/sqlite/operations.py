@@ -543,7 +543,8 @@ def _stored(row: Any, now: float) -> StoredRow | None:
         return stored
     if start_by is not None and start_by <= now:
         error = deadline_error() if start_by == deadline else expired_error()
-        return stored._replace(state=State.KILLED, due=None, result=error, expires=None, finished=start_by)
+        finished = max(start_by, pushed or 0.0)  # the push may have taken longer than the deadline
+        return stored._replace(state=State.KILLED, due=None, result=error, expires=None, finished=finished)
     if held:
         return stored._replace(due=None)
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
