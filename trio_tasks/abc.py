@@ -35,6 +35,7 @@ from ._contracts.backend import (
     WaitForCompletion as WaitForCompletion,
     Watch as Watch,
 )
+from ._contracts.deadlines import seconds_to_deadline as seconds_to_deadline
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
 from ._contracts.listing import make_page as make_page
 from ._contracts.metrics import EMPTY_METRICS as EMPTY_METRICS

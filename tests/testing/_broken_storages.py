@@ -13,6 +13,9 @@ import trio
 from trio_tasks import (
     AbortError,
     ChangeReport,
+    DeadlineError,
+    DeadlinePassed,
+    Expired,
     Failed,
     Killed,
     LeaseLostError,
@@ -32,6 +35,7 @@ from trio_tasks import (
     Succeeded,
     Suspended,
     Task,
+    TaskExpiredError,
     TaskId,
     UnknownTaskError,
     WorkerContext,
@@ -219,6 +223,11 @@ class WaitsForTheMostImportant(LeasedStorage):
     "what_has_expired_is_seen_as_killed",
     "an_expiry_is_waited_for",
     "what_has_expired_gives_up_its_key",
+    "what_is_past_its_deadline_is_not_started",
+    "a_deadline_holds_for_what_comes_back",
+    "what_is_past_its_deadline_is_seen_as_killed",
+    "a_deadline_is_waited_for",
+    "the_end_at_a_deadline_is_told",
 )
 class KnowsNoExpiry(LeasedStorage):
     def match_waiters(self) -> None:
@@ -228,7 +237,7 @@ class KnowsNoExpiry(LeasedStorage):
         super().match_waiters()
 
 
-@breaks("what_has_expired_is_seen_as_killed")
+@breaks("what_has_expired_is_seen_as_killed", "what_is_past_its_deadline_is_seen_as_killed")
 class ShowsWhatWasEnteredOnly(LeasedStorage):
     async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
         await trio.lowlevel.checkpoint()
@@ -236,7 +245,7 @@ class ShowsWhatWasEnteredOnly(LeasedStorage):
         return None if row is None else self.shown(row)
 
 
-@breaks("an_expiry_is_waited_for")
+@breaks("an_expiry_is_waited_for", "a_deadline_is_waited_for")
 class TellsExpiriesOnlyToReceivers(LeasedStorage):
     async def wait_for(self, task_id: Any) -> Any:
         row = await self.find(task_id)
@@ -253,6 +262,57 @@ class KeepsTheKeysOfTheExpired(LeasedStorage):
             return super().enter(task)
         finally:
             self.match_waiters = match_waiters  # type: ignore[method-assign]  # as it was
+
+
+@breaks(
+    "what_is_past_its_deadline_is_not_started",
+    "a_deadline_holds_for_what_comes_back",
+    "what_is_past_its_deadline_is_seen_as_killed",
+    "a_deadline_is_waited_for",
+    "the_end_at_a_deadline_is_told",
+)
+class KillsNothingAtItsDeadline(LeasedStorage):
+    def bound(self, row: Row) -> None:
+        pass
+
+
+@breaks("a_deadline_holds_for_what_comes_back", "what_is_past_its_deadline_is_seen_as_killed")
+class ForgetsTheDeadlineAtTheFirstAttempt(LeasedStorage):
+    def bound(self, row: Row) -> None:
+        if not row.has_begun:
+            super().bound(row)
+
+
+@breaks("an_attempt_has_the_deadline_of_its_task")
+class GivesOutTasksWithoutTheirDeadline(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        task.parts.deadline = None
+        return task
+
+
+@breaks("what_is_past_its_deadline_is_seen_as_killed")
+class KeepsTheDeadlineOfWhatIsResumed(LeasedStorage):
+    async def resume_by_id(self, task_id: Any) -> Any:
+        row = self.store.rows.get(task_id)
+        end = None if row is None else row.end
+        resumed = await super().resume_by_id(task_id)
+        if row is not None:
+            row.end = end
+        return resumed
+
+
+@breaks("the_end_at_a_deadline_is_told")
+class TellsOfExpiriesAlone(LeasedStorage):
+    def tell(self, event: StorageEvent) -> None:
+        super().tell(Expired(event.id) if isinstance(event, DeadlinePassed) else event)
+
+
+@breaks("a_deadline_is_waited_for", "what_is_past_its_deadline_is_not_started", "a_deadline_holds_for_what_comes_back")
+class TakesADeadlineForAnExpiry(LeasedStorage):
+    def finish(self, row: Row, outcome: Any) -> None:
+        is_late = isinstance(outcome, Killed) and isinstance(outcome.error, DeadlineError)
+        super().finish(row, Killed(TaskExpiredError("expired")) if is_late else outcome)
 
 
 @breaks("what_was_started_in_time_does_not_expire")
@@ -369,7 +429,13 @@ class LosesErrors(LeasedStorage):
         super().finish(row, Failed(ValueError("something")) if isinstance(outcome, Failed) else outcome)
 
 
-@breaks("killed_is_final", "a_replaced_task_names_its_successor")
+@breaks(
+    "killed_is_final",
+    "a_replaced_task_names_its_successor",
+    "what_is_past_its_deadline_is_not_started",
+    "a_deadline_holds_for_what_comes_back",
+    "a_deadline_is_waited_for",
+)
 class LosesReasons(LeasedStorage):
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         super().finish(row, Killed(ValueError("something")) if isinstance(outcome, Killed) else outcome)

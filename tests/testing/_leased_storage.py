@@ -23,6 +23,8 @@ from trio_tasks import (
     Balance,
     Cancelled,
     ChangeReport,
+    DeadlineError,
+    DeadlinePassed,
     DuplicateTaskError,
     Expired,
     Explanation,
@@ -99,6 +101,7 @@ from trio_tasks.abc import (
     WaitForCompletion,
     Watch,
     make_page,
+    seconds_to_deadline,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +136,7 @@ class Row:
     start_by: float | None
     status: Status = Status.Pending
     attempt: int = 0
+    end: float | None = None  # its deadline
     until: float = 0.0
     token: int = 0
     result: TaskResult[Any] | None = None
@@ -246,6 +250,8 @@ class LeasedStorage(
             raise trio.ClosedResourceError("closed")
         parts, terms, now = task.parts, task.parts.terms, trio.current_time()
         payload, metadata = self.encode(task.args), json.dumps(dict(parts.metadata))
+        rest = seconds_to_deadline(task)
+        end = None if rest is None else now + rest
         self.match_waiters()
         if parts.id in self.store.rows:
             return self.known(task)
@@ -260,7 +266,9 @@ class LeasedStorage(
                 if delay > 0 or other.due > now or other.parts.terms.priority != terms.priority:
                     other.place, other.due = (now + delay, next(self.store.numbers)), now + delay
                 other.parts.terms = terms
+                other.end = end
                 other.start_by = None if terms.expires_in is None else now + terms.expires_in
+                self.bound(other)
                 self.hold_key(other)
                 self.store.mark_changed()
             if terms.on_conflict in ("skip", "update"):
@@ -273,12 +281,17 @@ class LeasedStorage(
         start_by = None if terms.expires_in is None else now + terms.expires_in
         place = (now + delay, next(self.store.numbers))
         parts.pushed, parts.started, parts.finished = now, None, None
-        self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
+        row = self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by, end=end)
+        self.bound(row)
         self.hold_key(self.store.rows[parts.id])
         self.store.counts["pushed"] += 1
         self.tell(Pushed(parts.id, True))
         self.store.mark_changed()
         return parts.id
+
+    def bound(self, row: Row) -> None:
+        """Let a row that waits end by its deadline at the latest."""
+        row.start_by = min((each for each in (row.start_by, row.end) if each is not None), default=None)
 
     def known(self, task: Task[Any]) -> TaskId:
         raise DuplicateTaskError("the id is known")
@@ -446,10 +459,12 @@ class LeasedStorage(
         for row in self.rows_of(Status.Running):
             if row.until <= now:
                 row.status = Status.Pending
+                self.bound(row)
         for row in self.rows_of(Status.Pending):
             if row.start_by is not None and row.start_by <= now:
-                self.finish(row, Killed(TaskExpiredError("expired")))
-                self.tell(Expired(row.parts.id))
+                is_deadline = row.start_by == row.end
+                self.finish(row, Killed(DeadlineError("over") if is_deadline else TaskExpiredError("expired")))
+                self.tell(DeadlinePassed(row.parts.id) if is_deadline else Expired(row.parts.id))
 
     def hand_out(self, row: Row) -> Task[Any]:
         row.status, row.start_by, row.has_begun = Status.Running, None, True
@@ -470,6 +485,8 @@ class LeasedStorage(
         parts.status = row.status
         parts.pushed, parts.started = row.parts.pushed, row.parts.started
         parts.finished = row.parts.finished if row.status.is_final else None
+        if row.end is not None:
+            parts.deadline = parts.cancel_at = row.end
         if row.status is Status.Pending and row.due > trio.current_time():
             parts.run_at = wall_after(row.due - trio.current_time())
         parts.context = self.info_of(row)
@@ -512,6 +529,7 @@ class LeasedStorage(
             return
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.status, row.hand = Status.Pending, None
+        self.bound(row)
         if not isinstance(outcome, Retried):
             row.attempt -= 1
         row.is_suspended = isinstance(outcome, Suspended)
@@ -814,6 +832,7 @@ class LeasedStorage(
             raise DuplicateTaskError("the unique key is taken")
         row.successor, row.has_begun = "", False
         row.status, row.result, row.attempt, row.due, row.start_by = Status.Pending, None, 0, 0.0, None
+        row.end = None
         self.store.counts["resumed"] += 1
         self.store.mark_changed()
         return True

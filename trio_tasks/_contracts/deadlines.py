@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import trio
 
 from .._printing import quoted
 
 if TYPE_CHECKING:
-    from .._tasks.task import Terms
+    from .._tasks.task import Task, Terms
 
 DefaultDeadline = Literal["inherit"]
 """The deadline of tasks that are pushed without one, as an option of a storage; None: they have none."""
@@ -44,6 +44,26 @@ def seconds_left(terms: Terms, *, inherits: bool) -> float | None:
     if terms.deadline == "inherit":
         return inherited(needed=True)
     return None if terms.deadline == math.inf else terms.deadline
+
+
+def seconds_to_deadline(task: Task[Any], *, inherits: bool = False) -> float | None:
+    """Return the seconds from now until the deadline of a task that is pushed, for a backend of one's own; None if it
+    has none. Call it in the push, before anything else waits.
+
+    >>> left = seconds_to_deadline(task)
+    >>> task.parts.deadline = None if left is None else now + left
+
+    A backend keeps that moment, sets ``parts.deadline`` to it, by its own clock, and ``parts.cancel_at`` to the same
+    moment by trio's clock in each task that it gives out. It kills a task that waits then by :exc:`DeadlineError`.
+
+    Args:
+      task: the task.
+      inherits: True gives a task without a deadline that of the trio task which pushes it, if there is one.
+
+    Raises:
+      RuntimeError: the task says ``"inherit"``, and this is called outside of trio.
+    """
+    return seconds_left(task.parts.terms, inherits=inherits)
 
 
 def inherited(*, needed: bool) -> float | None:

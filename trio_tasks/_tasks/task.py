@@ -102,7 +102,8 @@ class Parts:
     ``pushed``, ``started`` and ``finished`` are seconds since the epoch, by the storage's clock: when it was pushed,
     when the latest attempt began (its claim, on a stored storage), when it ended for good. Each is None as long as that
     has not happened; :attr:`pushed_at` and the like are the same as datetimes. ``deadline``, by the same clock, is when
-    the task is killed unless it is finished by then; None if it has no deadline.
+    the task is killed unless it is finished by then; None if it has no deadline. In an attempt at a task that has one,
+    ``cancel_at`` is the same moment by trio's clock.
 
     A copy, or a pickled one, says the same of the task, and is in no worker's hands: it has no ``context`` of a backend
     and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.

@@ -24,6 +24,7 @@ from . import (
     rules_cancellation as _rules_cancellation,
     rules_changing as _rules_changing,
     rules_closing as _rules_closing,
+    rules_deadlines as _rules_deadlines,
     rules_engine as _rules_engine,
     rules_facts as _rules_facts,
     rules_leases as _rules_leases,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _TOPICS = (
     _rules_pushing,
     _rules_order,
+    _rules_deadlines,
     _rules_outcomes,
     _rules_leases,
     _rules_closing,

@@ -142,6 +142,10 @@ async def wrong_options_are_refused(harness: Harness) -> None:
         {"metadata": 7},
         {"expires_in": math.nan},
         {"expires_in": 5.0, "delay": 5.0},
+        {"deadline": math.nan},
+        {"deadline": math.inf},
+        {"deadline": 0},
+        {"deadline": 5.0, "delay": 5.0},
         {"colour": "blue"},
         {"on_conflict": "skip"},
     ):
