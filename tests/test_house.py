@@ -56,7 +56,7 @@ SMALL_MODULES: dict[str, str] = {
     "_router/child": "what runs in the processes of a pool; tests/router/test_processes.py",
     "observe/_instruments": "imported only where opentelemetry is",
     "observe/_prometheus": "imported only where prometheus_client is",
-    "testing/_conformance/rules_deadlines": "one topic of rules in one file, as all others; tests/testing/test_conformance.py",
+    "testing/_conformance/rules_deadlines": "one topic of rules, as all others; tests/testing/test_conformance.py",
     "_router/table": "the functions, which a router, its queues and its workers share",
     "_router/value_checks": "judges values by annotations alone, without a library; tests/router/test_functions.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",

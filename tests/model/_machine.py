@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule
 from trio_tasks import (
     BackendError,
+    DeadlinePassed,
     DuplicateTaskError,
     Expired,
     Failed,
@@ -205,6 +206,7 @@ class Machine(RuleBasedStateMachine):
         on_conflict=st.sampled_from(["replace", "skip", "update", "raise"]),
         hold=st.sampled_from([{}, {}, {"unique_until": "start"}, {"unique_until": "forgotten"}, {"unique_for": HELD}]),
         expires_in=st.sampled_from([None, None, 3 + 1 / 256]),
+        deadline=st.sampled_from([None, None, 4 + 1 / 512, 40 + 1 / 512]),
         attempts=st.sampled_from([None, 2]),
     )
     def push(
@@ -216,12 +218,13 @@ class Machine(RuleBasedStateMachine):
         on_conflict: str,
         hold: dict[str, Any],
         expires_in: float | None,
+        deadline: float | None,
         attempts: int | None,
     ) -> Any:
         self.numbers += 1
         options: dict[str, Any] = {"id": f"t{self.numbers}", "priority": priority, "metadata": {"n": self.numbers}}
         options["key"] = self._key(self.numbers)
-        options |= {"delay": delay, "expires_in": expires_in, "attempts": attempts}
+        options |= {"delay": delay, "expires_in": expires_in, "deadline": deadline, "attempts": attempts}
         options |= {"unique": unique, "on_conflict": on_conflict, **hold} if unique else {}
         return self._push({key: value for key, value in options.items() if value not in (None, 0.0)}, worker)
 
@@ -236,7 +239,7 @@ class Machine(RuleBasedStateMachine):
 
     def _push(self, options: dict[str, Any], worker: int) -> Any:
         storage, model = self.store.handles[worker], self.model
-        if options.get("delay", 0.0) >= options.get("expires_in", math.inf):
+        if options.get("delay", 0.0) >= min(options.get(each, math.inf) for each in ("expires_in", "deadline")):
             self._raises(ValueError, storage.push, 0, options)
             return multiple()
         if storage in self.closed:
@@ -246,6 +249,7 @@ class Machine(RuleBasedStateMachine):
         priority, unique = options.get("priority", 0), options.get("unique")
         row = Row(options["id"], self.numbers, priority, unique, expires, metadata=options.get("metadata", {}))
         row.key = options.get("key")
+        row.deadline = model.now + options.get("deadline", math.inf)
         row.until, row.seconds = options.get("unique_until", "end"), options.get("unique_for")
         try:
             expected: Any = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
@@ -788,6 +792,7 @@ class Machine(RuleBasedStateMachine):
         if row.place == "running":
             assert _is_at(parts.started, None if row.started is None else self.epoch + row.started)
         assert _is_at(parts.finished, None if row.finished is None else self.epoch + row.finished)
+        assert _is_at(parts.deadline, None if row.deadline == math.inf else self.epoch + row.deadline)
 
     def _agree_on_order(self, rows: list[Row]) -> None:
         """Who waits is listed in the order in which it would be received, or falls due; but for one that is due since
@@ -795,7 +800,7 @@ class Machine(RuleBasedStateMachine):
         for key in {row.key for row in rows} if self.kind.traits.is_exact else ():
             ready = [(-row.priority, row.line) for row in rows if row.place == "waiting" and row.key == key]
             assert ready == sorted(ready)
-        dues = [min(row.due, row.expires) for row in rows if row.place == "delayed" and row.due > self.model.now]
+        dues = [min(row.due, row.end) for row in rows if row.place == "delayed" and row.due > self.model.now]
         assert dues == sorted(dues)
 
     def _agree_on_pages(self, storage: Any, whole: list[str]) -> None:
@@ -831,10 +836,11 @@ class Machine(RuleBasedStateMachine):
         told, self.told.events = self.told.events, []
         expected, self.model.events = self.model.events, []
         for event in told:
-            if isinstance(event, Expired):
-                assert self.model.expired[event.id] > 0, f"{event}, which has not expired, or was told before"
-                self.model.expired[event.id] -= 1
-        assert Counter(each for each in told if not isinstance(each, Expired)) == Counter(expected)
+            if isinstance(event, (Expired, DeadlinePassed)):
+                assert self.model.expired[event] > 0, f"{event}, which has not come, or was told before"
+                self.model.expired[event] -= 1
+        others = (each for each in told if not isinstance(each, (Expired, DeadlinePassed)))
+        assert Counter(others) == Counter(expected)
 
     def _agree_on_end(self, waiter: Waiter) -> None:
         rows = {task_id: self.model.rows.get(task_id) for task_id in waiter.pending}

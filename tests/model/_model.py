@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from trio_tasks import Cancelled, Limits, Pushed, Replaced, StorageEvent, TaskId
+from trio_tasks import Cancelled, DeadlinePassed, Expired, Limits, Pushed, Replaced, StorageEvent, TaskId
 
 LIVE = ("waiting", "delayed", "running")
 STATUS = {
@@ -24,6 +24,7 @@ STATUS = {
     "killed": "Killed",
 }
 TOTALS = ("pushed", "resumed", "succeeded", "retried", "failed", "killed", "released", "suspended")
+LATE = "its deadline was over while it waited"
 ENDS = {"succeeded": "done", "failed": "failed", "killed": "killed"}
 
 
@@ -68,6 +69,12 @@ class Row:
     pushed: float = 0.0
     started: float | None = None
     finished: float | None = None
+    deadline: float = math.inf
+
+    @property
+    def end(self) -> float:
+        """The time at which it is killed, if it waits then."""
+        return min(self.expires, self.deadline)
 
     @property
     def is_live(self) -> bool:
@@ -99,7 +106,8 @@ class Model:
         """Of each key that has some of its own; under None, those of the queue."""
         self.order = 0
         self.events: list[StorageEvent] = []  # of the latest step
-        self.expired: Counter[str] = Counter()  # that are not told yet: a storage tells of them when it enters them
+        self.expired: Counter[StorageEvent] = Counter()
+        """Events that are not told yet: a storage tells of the end of a late task when it enters that."""
 
     # Coming in
 
@@ -130,7 +138,8 @@ class Model:
     def update_by_push(self, row: Row, new: Row, delay: float) -> None:
         """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
         stays = self.is_ready(row) and not delay and row.priority == new.priority
-        row.args, row.priority, row.metadata, row.expires = new.args, new.priority, new.metadata, new.expires
+        row.args, row.priority, row.metadata = new.args, new.priority, new.metadata
+        row.expires, row.deadline = new.expires, new.deadline
         row.until, row.seconds, row.key = new.until, new.seconds, new.key
         self.hold(row)
         if not stays:
@@ -184,7 +193,7 @@ class Model:
         self.enter_due()
         if self.is_paused or self.free_in_all() <= 0:
             return []
-        waiting = [row for row in self.rows.values() if row.place == "waiting" and row.expires > self.now]
+        waiting = [row for row in self.rows.values() if row.place == "waiting" and row.end > self.now]
         free = [row for row in waiting if self.free(row.key) > 0]
         top = [row for row in free if row.priority == max(each.priority for each in free)]
         first = {key: min(row.line for row in top if row.key == key) for key in {row.key for row in top}}
@@ -225,7 +234,7 @@ class Model:
             return -each.priority, each.line
 
         ready = [each for each in self.rows.values() if self.explanation(each) in ("paused", "no_worker")]
-        others = [each for each in ready if each is not row and each.expires > self.now]
+        others = [each for each in ready if each is not row and each.end > self.now]
         return sum(turn(each) < turn(row) for each in others), sum(turn(each) <= turn(row) for each in others)
 
     def is_ready(self, row: Row) -> bool:
@@ -289,33 +298,40 @@ class Model:
         if after is not None:
             self.wait(row, after)
             row.is_suspended = verdict == "suspended"
-            return
-        row.place = "waiting"
-        if not self.traits.waits_from_due:
-            self.order += 1
-            row.line = (0.0, -self.order)
+        else:
+            row.place = "waiting"
+            if not self.traits.waits_from_due:
+                self.order += 1
+                row.line = (0.0, -self.order)
+        self.expire(row)
 
     def finish(self, row: Row, place: str, error: str | None = None, result: Any = None) -> None:
+        was_late = row.waits and row.end <= self.now
         row.place, row.error, row.result = place, error, result
         row.due = self.now + self.traits.keep_results if place == "done" else math.inf
-        row.finished, row.expires = min(self.now, row.expires), math.inf
+        row.finished, row.expires = row.end if was_late else self.now, math.inf
         self.counts["succeeded" if place == "done" else place] += 1
         if error is not None and error.startswith("replaced by task "):
             self.events.append(Replaced(TaskId(row.id), TaskId(error.removeprefix("replaced by task "))))
         elif error == "cancelled while it waited":
             self.events.append(Cancelled(TaskId(row.id)))
-        elif error == "not started within":
-            self.expired[row.id] += 1
+        elif was_late:
+            self.expired[DeadlinePassed(TaskId(row.id)) if error == LATE else Expired(TaskId(row.id))] += 1
 
     # What happens by itself
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for row in [*self.rows.values()]:
-            if row.waits and row.expires <= self.now:
-                self.finish(row, "killed", "not started within")
+            if row.waits:
+                self.expire(row)
             elif not row.is_live and row.due <= self.now:
                 del self.rows[row.id]
+
+    def expire(self, row: Row) -> None:
+        """Kill a row that waits, if it was not started in time, or its deadline is over."""
+        if row.end <= self.now:
+            self.finish(row, "killed", LATE if row.deadline <= row.expires else "not started within")
 
     def is_overdue(self, row: Row) -> bool:
         return row.place == "running" and row.due <= self.now
@@ -382,6 +398,7 @@ class Model:
             raise Refused("unique")
         row.has_begun = False
         row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
+        row.deadline = math.inf
         row.result = None
         self.counts["resumed"] += 1
         row.finished = None

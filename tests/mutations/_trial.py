@@ -26,6 +26,7 @@ _SECONDS = 300.0
 
 BY_TESTS = {
     "cuts": ["tests/cuts"],
+    "deadlines": ["tests/storages/test_deadlines.py"],
     "events": ["tests/storages/test_storage_events.py"],
     "errors of processes": ["tests/router/test_portable_errors.py"],
     "explanations": ["tests/storages/test_explain.py"],

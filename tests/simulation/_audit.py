@@ -10,6 +10,8 @@ from typing import Any
 from trio_tasks import (
     AbortError,
     Cancelled,
+    DeadlineError,
+    DeadlinePassed,
     Expired,
     Failed,
     Killed,
@@ -87,7 +89,7 @@ async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> N
         return
     result = await storage.wait_for(task_id)
     if outcome is None:
-        if status is not Status.Killed or not isinstance(result.error, (AbortError, TaskExpiredError)):
+        if status is not Status.Killed or not isinstance(result.error, (AbortError, DeadlineError, TaskExpiredError)):
             checker.fault(f"{task_id} is {status}, and nobody said so")
     elif not isinstance(outcome, (Succeeded, Failed, Killed)) or status is not _STATUS[type(outcome)]:
         checker.fault(f"{task_id} is {status}, after {outcome}")
@@ -147,8 +149,8 @@ def _audit_events(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
 def _event_for(task: Task[Any]) -> type | None:
     """Return the kind of the event that tells of the end of a task that was killed."""
     error, text = task.parts.context.error, str(task.parts.context.error)
-    if "TaskExpiredError" in (type(error).__name__, getattr(error, "kind", "").split(".")[-1]):
-        return Expired
+    if isinstance(error, (TaskExpiredError, DeadlineError)):
+        return Expired if isinstance(error, TaskExpiredError) else DeadlinePassed
     return Replaced if "replaced by" in text else Cancelled if "cancelled while it waited" in text else None
 
 

@@ -110,7 +110,12 @@ class BulkChanges:
                 checker.was_forgotten(before[task_id])
 
     def _is_taken(self, task: Task[Any], after: Tasks) -> bool:
+        """Return True if another task may hold its key; one that is finished may do so until it is forgotten, or for a
+        time.
+        """
         unique = task.parts.terms.unique
-        return unique is not None and any(
-            each.parts.terms.unique == unique and not each.parts.status.is_final for each in after.values()
+        others = (each.parts for each in after.values() if unique is not None and each.parts.terms.unique == unique)
+        return any(
+            not parts.status.is_final or parts.unique_until == "forgotten" or parts.unique_for is not None
+            for parts in others
         )

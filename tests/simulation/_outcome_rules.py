@@ -21,6 +21,8 @@ from trio_tasks import (
 )
 from trio_tasks._concurrency.exception_groups import leaves
 
+from tests.simulation._deadline_rules import is_late
+
 if TYPE_CHECKING:
     from tests.simulation._claim import Claim
     from tests.simulation._claim_checker import ClaimChecker
@@ -33,6 +35,8 @@ def check_error_outcome(
 ) -> None:
     """An error is judged by what is in it, however it is wrapped up: abort beats retry-after, the longest of which
     wins; that beats deferred, and that beats the policy."""
+    if is_late(checker, task, outcome):
+        return
     parts, worker = task.parts, context.recipe
     assert isinstance(worker, Worker)
     policy = worker.retry
@@ -71,6 +75,7 @@ def check_interruption(checker: ClaimChecker, task: Task[Any], claim: Claim, out
         parts in checker.cancelled - checker.may_be_cancelled
         and not isinstance(outcome, (Released, Succeeded))
         and parts.terms.timeout is None
+        and parts.deadline is None
     ):
         if not (isinstance(outcome, Killed) and parts.id in checker.to_abort):
             checker.fault(f"{parts.id} was interrupted, and is settled as {outcome}")

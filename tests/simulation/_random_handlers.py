@@ -13,6 +13,7 @@ from trio_tasks import AbortError, DeferredError, RetryAfterError, SuspendError,
 from trio_tasks._concurrency.exception_groups import leaves
 
 from tests.simulation._claim_checker import ClaimChecker
+from tests.simulation._deadline_rules import check_beginning
 from tests.simulation._virtual_threads import Threads
 
 if sys.version_info < (3, 11):
@@ -108,6 +109,7 @@ class RandomHandlers:
 
     def _begin(self, task: Task[int]) -> None:
         checker, parts = self._checker, task.parts
+        check_beginning(checker, task)
         if _note.get() is not None:
             checker.fault(f"{parts.id} finds a note of {_note.get()}")
         if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in checker.lost:

@@ -50,6 +50,8 @@ class RandomPushes:
             builder.run_after(delay)
         if random.random() < 0.2:
             builder.expires_in(delay + 0.1 + random.random() * 10)
+        if len(self.ids) % 5 == 3:
+            builder.deadline(delay + 0.1 + len(self.ids) % 9)
         if random.random() < 0.3:
             builder.attempts(random.randint(1, 4))
         if random.random() < 0.2:
