@@ -26,6 +26,10 @@ class Claim:
     overtaken_at: float | None = None  # on trio's clock
 
     @property
+    def is_over(self) -> bool:
+        return self.settled is not None or self.is_overtaken or self.is_void or self.overtaken_at is not None
+
+    @property
     def lease_until(self) -> float:
         return max(self.until, getattr(self.parts.context, "until", self.until))
 

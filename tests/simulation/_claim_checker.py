@@ -53,6 +53,7 @@ class ClaimChecker(EventChecker):
         self.has_leases = has_leases
         self.may_oversleep = may_oversleep  # so that what was claimed in advance may be lost on its way
         self.quiet = 0
+        self.per_key: int | None = None  # the limit of each key
         self.storage_now: Callable[[], float] = trio.current_time
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
@@ -192,9 +193,27 @@ class ClaimChecker(EventChecker):
             self.fault(f"{task_id} is claimed before {self._not_before[task_id]:g}")
         if parts.status is not Status.Running:
             self.fault(f"{task_id} is running and {parts.status}")
+        self._check_limit(task)
         self.attempts[task_id] = attempt
         self.latest[task_id] = self._claims[key_of(parts)] = claim
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
+
+    def _check_limit(self, task: Task[Any]) -> None:
+        """Check that no more attempts of a key are under way than its limit says, without this one."""
+        key = task.parts.terms.key
+        if key is None or self.per_key is None:
+            return
+        running = [
+            claim
+            for task_id, claim in self.latest.items()
+            if claim.parts.terms.key == key
+            and task_id != task.parts.id
+            and not (claim.is_over or claim.under_way)
+            and (not self.has_leases or self.storage_now() < claim.lease_until)
+        ]
+        self.seen["a key at its limit"] += len(running) == self.per_key - 1
+        if len(running) >= self.per_key:
+            self.fault(f"{task} is claimed, and {len(running)} of its key {key!r} are running")
 
     def _lives_again(self, task_id: str, attempt: int) -> bool:
         """Return True if an attempt of this number comes after a resume: the same number was there before, and no

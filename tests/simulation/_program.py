@@ -69,8 +69,9 @@ class Program:
         self.seed = seed
         self.random = rng(seed, "plan")
         self.faults = draw_faults(self.random)
-        self.stores = Stores(kind, self.random)
+        self.stores = Stores(kind, self.random, seed)
         self.checker = ClaimChecker(has_leases=kind != "memory", may_oversleep=self.faults.jump > 0)
+        self.checker.per_key = self.stores.per_key
         self._threads = Threads()
         self._random_pushes = RandomPushes(self.checker)
         self._random_handlers = RandomHandlers(self.checker, seed, self, self._threads)

@@ -15,7 +15,7 @@ from tests.simulation._random_pushes import RandomPushes
 
 _KINDS: dict[Status | None, set[str]] = {
     None: {"unknown"},
-    Status.Pending: {"suspended", "delayed", "paused", "no_worker", "held_by_gate", "waiting"},
+    Status.Pending: {"suspended", "delayed", "paused", "no_worker", "held_by_limit", "held_by_gate", "waiting"},
     Status.Queued: {"running"},
     Status.Running: {"running"},
     Status.Done: {"finished"},

@@ -16,6 +16,8 @@ from tests.simulation._claim_checker import ClaimChecker
 
 HELD: list[dict[str, Any]] = [{}, {"until": "start"}, {}, {"until": "forgotten"}, {}, {"seconds": 4.0}]
 """How long unique keys are held, in turn."""
+_KEYS = (None, "x", "y", "x")
+"""The keys of the groups of tasks, in turn."""
 _ON_CONFLICT: tuple[OnConflict, ...] = ("skip", "replace", "raise")
 
 
@@ -59,7 +61,8 @@ class RandomPushes:
         if random.random() < 0.2:
             key, on_conflict = random.choice("ab"), random.choice(_ON_CONFLICT)
             builder.unique(key, on_conflict=on_conflict, **HELD[len(self.ids) % len(HELD)])
-        return builder.build()
+        group = _KEYS[len(self.ids) % len(_KEYS)]
+        return (builder if group is None else builder.key(group)).build()
 
     async def push_one(self, storage: Any, task: Task[int], seconds: float) -> None:
         checker, task_id = self._checker, task.parts.id

@@ -11,7 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from trio_tasks import FileStorage, MemoryStorage, SqliteStorage
+from trio_tasks import FileStorage, Limits, MemoryStorage, SqliteStorage
 
 Kind = Literal["memory", "file", "sqlite"]
 KINDS: tuple[Kind, ...] = ("memory", "file", "sqlite")
@@ -22,13 +22,17 @@ _MEMORY_DISK = Path("/dev/shm")
 class Stores:
     """The storages of one program. Leases are short, so that they run out within it."""
 
-    def __init__(self, kind: Kind, random: Random) -> None:
+    def __init__(self, kind: Kind, random: Random, seed: int) -> None:
         self.kind = kind
+        self.per_key = 1 + seed % 3 if seed % 2 else None
+        limits = None if self.per_key is None else Limits(per_key=self.per_key)
+        self._options: dict[str, Any] = {"limits": limits}
         self._lease = random.choice((0.5, 3.0, 30.0))
         self._memory = MemoryStorage[int](
             random.choice((math.inf, math.inf, 1, 3, 10)),
             type=int if self._lease == 3.0 else None,
             keep_results=10**6,
+            limits=limits,
         )
         self._synchronous: Any = random.choice(("FULL", "NORMAL"))
         self._is_temporary = random.random() < 0.3
@@ -51,7 +55,7 @@ class Stores:
             yield [await stack.enter_async_context(each) for each in self._made(Path(self._directory.name))]
 
     def _made(self, directory: Path) -> list[Any]:
-        options: dict[str, Any] = {"lease": self._lease, "keep_results": math.inf}
+        options: dict[str, Any] = {**self._options, "lease": self._lease, "keep_results": math.inf}
         if self.kind == "sqlite":
             options |= {"synchronous": self._synchronous, "driver": "sqlite3"}
             return [SqliteStorage(directory / "tasks.db", int, **options) for _ in range(2)]
