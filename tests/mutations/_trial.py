@@ -43,6 +43,7 @@ BY_TESTS = {
     "schedule cuts": ["tests/schedules/test_cancellation.py"],
     "schedule seeds": ["tests/schedules/test_seeds.py"],
     "slots": ["tests/test_set_concurrency.py"],
+    "sqlite fairness": ["tests/storages/test_sqlite_fairness.py"],
     "states": ["tests/test_states.py"],
     "transfer": ["tests/storages/test_transfer.py"],
     "times": ["tests/storages/test_times.py"],

@@ -21,6 +21,7 @@ from trio_tasks import (
     BackendError,
     FileStorage,
     Monitor,
+    RetryPolicy,
     SqliteStorage,
     SuspendError,
     Task,
@@ -116,6 +117,19 @@ async def work_without_a_net(path: Path) -> None:
             return await hear()
 
         await Worker("alone", storage, handler).run_until(hear_meanwhile)
+
+
+async def work_within_limits(path: Path, log: str) -> None:
+    """Work until something ends it; write the beginning and the end of each attempt into a file that many share."""
+    with open(log, "ab", buffering=0) as file:  # noqa: PTH123, ASYNC230  each line is one write, at the end of the file
+
+        async def handler(task: Task[float]) -> None:
+            file.write(f"begin {task.parts.key} {task.parts.id}\n".encode())
+            await trio.sleep(task.args)
+            file.write(f"end {task.parts.key} {task.parts.id}\n".encode())
+
+        async with open_storage(path) as storage:
+            await Worker("limited", storage, handler, concurrency=8, retry=RetryPolicy(attempts=1000)).run()
 
 
 async def work_in_monitor(path: Path) -> None:
@@ -312,6 +326,7 @@ PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
         work,
         be_busy,
         work_without_a_net,
+        work_within_limits,
         work_in_monitor,
         work_by_two,
         unprivileged,

@@ -96,6 +96,8 @@ def check(file: File) -> None:
     )
     assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held IS NOT NULL AND state != 1")
     assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key < 0 AND since IS NULL")
+    if file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_fair AND NOT is_untagged"):
+        assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key >= 0")
 
 
 def test_a_key_with_few_rows_waits_for_one_of_a_key_with_many(file: File) -> None:
@@ -234,6 +236,26 @@ def test_another_session_hears_of_keys_and_limits_in_its_next_transaction(tmp_pa
     assert two.by_state("a") == {"RUNNING": 1, "held": 2}
     for file in (one, two):
         check(file)
+        file.session.close(file.now)
+
+
+def test_a_push_and_a_settlement_hear_of_the_keys_of_another_session(tmp_path: Path) -> None:
+    one, two = File(tmp_path / "tasks.db"), File(tmp_path / "tasks.db")
+    two.push(None)
+    [row] = two.claim()
+    one.pushed = 100
+    one.push("a", "a")
+    two.push(None)
+    check(two)
+    one.set_limits(Limits(per_key=1))
+    [first, _] = two.claim(9)
+    one.set_limits(Limits(per_key=2))
+    one.set_limits(Limits(per_key=1))
+    one.push("a")
+    two.end(row)
+    two.end(first)
+    for file in (one, two):
+        check_limits(file, {})
         file.session.close(file.now)
 
 
