@@ -24,6 +24,7 @@ from trio_tasks import (
     FileStorage,
     Killed,
     LeaseLostError,
+    Limits,
     MemoryStorage,
     Released,
     Retried,
@@ -285,6 +286,34 @@ def test_a_task_is_not_begun_after_its_deadline_whatever_state_it_waits_in(opene
         assert (await storage.metrics())["killed"] == 5
         assert await storage.audit()
         assert {each.parts.id for each in await storage.list_tasks(Status.Killed)} == {*all_ids}
+
+    in_virtual_time(opened, tmp_path, main)
+
+
+@everywhere
+def test_a_task_that_a_limit_holds_back_is_killed_at_its_deadline(opened: Opener, tmp_path: Path) -> None:
+    async def main(storage: Any) -> None:
+        await storage.set_limits(Limits(per_key=1))
+        first = await storage.push(1, key="acme", deadline=50)
+        held = [await storage.push(2, key="acme", **options) for options in ({"deadline": 5}, {"expires_in": 5})]
+        kept = await storage.push(3, key="acme", deadline=50)
+        running = await storage.receive()
+        with trio.move_on_after(6):
+            await storage.receive()
+            raise AssertionError("there is no place for it")
+        assert await end_of(storage, held[0]) == KILLED
+        assert await end_of(storage, held[1]) == (Status.Killed, "TaskExpiredError")
+        assert await storage.audit()
+        await storage.settle(running, Retried(ValueError("again"), 10.0))
+        task = await storage.receive()
+        assert task.parts.id == kept
+        await trio.sleep(12)
+        assert "it is killed at its deadline, in" in str(await storage.explain(first))
+        await storage.settle(task, Released())
+        await trio.sleep(40)
+        assert [await end_of(storage, each) for each in (first, kept)] == [KILLED] * 2
+        assert await storage.audit()
+        assert (await storage.metrics())["killed"] == 4
 
     in_virtual_time(opened, tmp_path, main)
 
