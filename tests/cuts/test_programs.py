@@ -342,6 +342,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "Acknowledge": lambda: layers.Acknowledge(acknowledge),
     "CircuitBreaker": lambda: layers.CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
     "ConcurrencyLimit": lambda: layers.ConcurrencyLimit(1),
+    "ConcurrencyLimit by key": lambda: layers.ConcurrencyLimit(1, key=lambda task: "one"),
     "EventListener": lambda: layers.EventListener(listen),
     "Filter": lambda: layers.Filter(lambda task: True),
     "InThread": lambda: layers.InThread(nullcontext),

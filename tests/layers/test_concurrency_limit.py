@@ -258,19 +258,24 @@ async def test_by_key_a_call_cancelled_at_once_leaves_no_key_behind() -> None:
     assert limit.statistics().keys == ()
 
 
-async def test_by_key_everything_is_admitted_and_waits_inside(autojump_clock: trio.testing.MockClock) -> None:
+async def test_by_key_everything_is_admitted_and_waits_inside_without_a_storage(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     limit, room = ConcurrencyLimit(1, key=lambda task: task.args), Room()
     tasks = [Task("a"), Task("a")]
     with trio.testing.assert_checkpoints():
         await limit.ready()
     assert all(limit.admit(task) for task in tasks)
+
+    async def attempt(task: Task[str]) -> None:
+        await limit(room, task)
+        limit.dismiss(task)
+
     async with trio.open_nursery() as nursery:
         for task in tasks:
-            nursery.start_soon(limit, room, task)
-    for task in tasks:
-        limit.dismiss(task)
+            nursery.start_soon(attempt, task)
     assert room.most["a"] == 1
-    assert limit.statistics().taken == 0
+    assert limit.statistics() == ConcurrencyLimitStatistics(limit=1, taken=0, waiting=0, keys=())
 
 
 async def test_try_admit_says_no_for_a_key_that_is_used_up() -> None:

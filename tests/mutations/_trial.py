@@ -33,6 +33,7 @@ BY_TESTS = {
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
     "idle": ["tests/test_worker_until_idle.py"],
     "listing": ["tests/storages/test_listing.py"],
+    "limits by key": ["tests/layers/test_suspended_line.py"],
     "lending": ["tests/test_lending.py"],
     "pausing": ["tests/storages/test_pause.py"],
     "refused rows": ["tests/storages/test_refused_rows.py"],

@@ -302,7 +302,7 @@ async def test_gates_in_words(mock_clock: MockClock) -> None:
     mock_clock.jump(50)
     assert explanation_by(rate) == "RateLimit: 2 of 2 in 60 s are used, the next in 10.0 s"
     by_key = ConcurrencyLimit(1, key=lambda task: task.args)
-    assert explanation_by(by_key) == "ConcurrencyLimit: 0 of 1 permits are taken in all"
+    assert explanation_by(by_key) == "ConcurrencyLimit: 0 permits are taken in all, 1 for each key"
 
 
 class Odd:

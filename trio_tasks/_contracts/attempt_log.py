@@ -11,9 +11,10 @@ import traceback
 from itertools import islice
 from typing import TYPE_CHECKING, Any, final
 
-from .._concurrency.exception_groups import attribute_of, leaves, within
+from .._concurrency.exception_groups import attribute_of, is_a, leaves, within
 from .._logging import SafeLogger, catch_errors, log_and_suppress
 from .._printing import class_name, escaped
+from .._tasks.errors import SuspendError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
 
 if TYPE_CHECKING:
@@ -95,12 +96,22 @@ class AttemptLog:
                     self.flush(task)
                 _, seconds, level = self.noted.pop(task.parts, (None, None, logging.NOTSET))
             self._failed(task, outcome, seconds, level)
+        elif isinstance(outcome, Suspended):
+            level = self._level_of_suspension(task)
+            self._write(level, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
         else:
             self.flush(task)
-            if isinstance(outcome, Suspended):
-                self._write(logging.INFO, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
-            elif isinstance(outcome, Released) and outcome.reason.startswith(LEASE_LOST):
+            if isinstance(outcome, Released) and outcome.reason.startswith(LEASE_LOST):
                 self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
+
+    def _level_of_suspension(self, task: Task[Any]) -> int:
+        """The level for a suspension: that of the error, if a layer has noted it, else INFO."""
+        noted = self.noted.get(task.parts)
+        if noted is None or not is_a(noted[0], SuspendError):
+            self.flush(task)
+            return logging.INFO
+        del self.noted[task.parts]
+        return noted[2]
 
     def warn(self, task: Task[Any], text: str) -> None:
         """Log a warning about an attempt under way."""

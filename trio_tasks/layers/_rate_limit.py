@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from .._checks import check_count, check_plain, check_seconds
-from .._tasks.errors import SuspendError
+from .._printing import quoted
 from ._capacity_queue import OPEN, UNKNOWN, CapacityQueue
+from ._suspended_line import suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,9 +56,10 @@ class _Tokens:
     free and no call (``callers``) waits for one.
     """
 
-    __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "line", "reserved")
+    __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "key", "line", "reserved")
 
-    def __init__(self, limit: int, per: float) -> None:
+    def __init__(self, key: Hashable, limit: int, per: float) -> None:
+        self.key = key
         self.reserved = 0
         self.callers = 0
         self.line = CapacityQueue(lambda: self.opens_at)
@@ -143,14 +145,18 @@ class RateLimit:
     worker reserves no token. Each call counts, also when an outer layer calls again within one attempt, as
     :class:`Retry` does; then the further calls wait inside, and hold the slot.
 
-    With a key, it is not known whether there is a token before the task is there. So intake is not held back. A
-    worker's
-    task whose key has none is suspended until there is one: it waits in the backend, holds no slot, and it costs no
-    attempt. Only a further call within an attempt waits inside, and a call without a worker. A key is forgotten when
-    ``per`` seconds have passed since its last attempt began; the memory is that of the keys used in that time.
+    With a key, it is not known whether there is a token before the task is there. So intake is not held back. A task of
+    a worker whose key has no token is suspended until the moment at which it may begin: it waits in the backend, holds
+    no slot, and it costs no attempt. Only a further call within an attempt waits inside, and a call without a worker.
+    A key is forgotten when ``per`` seconds have passed since its last attempt began; the memory is that of the keys
+    used in that time.
 
     If it is cancelled while it waits, it has used nothing. An attempt that has begun keeps its token used, however it
-    ends; one that was received but never arrived here gives it back. It counts in this process alone.
+    ends; one that was received but never arrived here gives it back.
+
+    It counts in this process alone, and each task of a busy key is claimed once to learn that it has to wait. Limits of
+    a queue, ``Limits(rate_per_key=Rate(5, per=1))`` of a storage with ``push(…, key=…)``, hold over all processes, and
+    claim no task that has to wait: prefer them where the key is known at the push.
     """
 
     __slots__ = ("_admitted", "_all", "_by_key", "_key", "_unused", "limit", "per")
@@ -159,7 +165,7 @@ class RateLimit:
         self.limit = check_count(n, "n")
         self.per = check_seconds(per, "per", positive=True)
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
-        self._all = _Tokens(self.limit, self.per)
+        self._all = _Tokens(None, self.limit, self.per)
         self._by_key: OrderedDict[Hashable, _Tokens] = OrderedDict()
         self._admitted: set[Parts] = set()  # admitted tasks whose attempt has not reached this layer yet (with a key)
         self._unused: dict[Parts, list[_Tokens]] = {}  # for each task, the tokens that were reserved and not used
@@ -224,9 +230,7 @@ class RateLimit:
                 self._admitted.discard(task.parts)
                 if tokens.free <= 0:
                     delay = max(0.0, tokens.put_off() - trio.current_time())
-                    raise SuspendError(
-                        delay, f"rate limit: {self.limit} attempts of its key have begun within {self.per:g} s"
-                    )
+                    raise suspension(task, delay, self._reason(tokens))
             tokens.callers += 1
             try:
                 await tokens.line.pass_through()
@@ -235,6 +239,10 @@ class RateLimit:
         tokens.use()
         return await handler(task)
 
+    def _reason(self, tokens: _Tokens) -> str:
+        """The reason of a suspension, for ``explain``."""
+        return f"RateLimit: its key {quoted(tokens.key)} may begin {self.limit} attempts in {self.per:g} s"
+
     def _tokens_for(self, task: Task[Any]) -> _Tokens:
         if self._key is None:
             return self._all
@@ -242,7 +250,7 @@ class RateLimit:
         tokens = self._by_key.get(key)
         if tokens is None:
             self._forget_idle(2)
-            tokens = self._by_key[key] = _Tokens(self.limit, self.per)
+            tokens = self._by_key[key] = _Tokens(key, self.limit, self.per)
         return tokens
 
     def _forget_idle(self, most: int) -> None:
