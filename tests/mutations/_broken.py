@@ -957,7 +957,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no-guard-in-the-claim",
-        4,
+        15,
         "a claim begins tasks that became ready before the limit of their key was lowered, in SQLite",
         "_backends/sqlite/exchange.py",
         "            held = groups.hold_excess(queue, rows, now)\n",
@@ -966,7 +966,7 @@ MUTATIONS = [
     ),
     Mutation(
         "places-stay-free",
-        4,
+        15,
         "a place that is free is not given to the next task of its key, in SQLite",
         "_backends/sqlite/groups.py",
         "            self._promote(queue, key, now, MOST_MOVED)\n",
@@ -975,7 +975,7 @@ MUTATIONS = [
     ),
     Mutation(
         "turns-do-not-end",
-        4,
+        15,
         "a key has turn after turn while others wait, in SQLite",
         "_backends/sqlite/groups.py",
         "        tag = max(time.passed, finish)\n",
@@ -984,11 +984,59 @@ MUTATIONS = [
     ),
     Mutation(
         "rules-of-others-are-not-heard-of",
-        4,
+        15,
         "a process goes on by the limits that it knows, whatever another one has set, in SQLite",
         "_backends/sqlite/counters.py",
         "                self.present(queue)  # else a trigger has had the change ignored\n",
         "                pass\n",
         ("sqlite fairness",),
+    ),
+    Mutation(
+        "keys-take-no-turns",
+        15,
+        "tasks of one key go on while others wait, as long as there are some",
+        "_contracts/groups.py",
+        "        line.tag += group.cost\n",
+        "        line.tag -= group.cost\n",
+        ("fairness",),
+    ),
+    Mutation(
+        "keys-catch-up",
+        15,
+        "a key that was held back catches up with all the turns that it has missed",
+        "_contracts/groups.py",
+        "            line.tag = max(line.tag, level.passed)\n",
+        "            pass\n",
+        (),
+    ),
+    Mutation(
+        "one-more-than-the-limit",
+        15,
+        "a key has one attempt more under way than its limit says, in memory and in a journal",
+        "_contracts/groups.py",
+        "and group.free(now) <= 0:\n",
+        "and group.per_key is not None and group.running > group.per_key:\n",
+        ("memory",),
+    ),
+    Mutation(
+        "places-are-kept",
+        15,
+        "the place of an attempt that succeeded is not given back, in memory",
+        "_backends/ledger.py",
+        """        del self._live[task_id], self._running[task_id]
+        if self.keyed is not None:
+            self.keyed.end(parts)
+""",
+        "        del self._live[task_id], self._running[task_id]\n",
+        ("memory",),
+    ),
+    Mutation(
+        "rates-count-nothing",
+        15,
+        "attempts of a key do not count for its rate, in memory and in a journal",
+        "_contracts/groups.py",
+        "            group.window.begin(group.rate, now)\n",
+        "            pass\n",
+        ("fairness",),
     ),
 ]

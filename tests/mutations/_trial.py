@@ -31,6 +31,7 @@ BY_TESTS = {
     "errors of processes": ["tests/router/test_portable_errors.py"],
     "explanations": ["tests/storages/test_explain.py"],
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
+    "fairness": ["tests/storages/test_fairness.py"],
     "idle": ["tests/test_worker_until_idle.py"],
     "listing": ["tests/storages/test_listing.py"],
     "limits by key": ["tests/layers/test_suspended_line.py"],
@@ -55,6 +56,7 @@ BY_TESTS = {
     "model memory": ["tests/model", "-k", "memory"],
     "model sqlite": ["tests/model", "-k", "sqlite"],
     **{f"promise {n}": ["tests/promises", "-k", f"promise_{n:02}"] for n in range(1, 15)},
+    "promise 15": ["tests/storages/test_fairness.py", "tests/test_groups.py"],
 }
 """The proofs that are tests, and which."""
 
