@@ -290,8 +290,17 @@ async def set_schedules(tested: BackendUnderTest, cut: Cut) -> bool:
     return False
 
 
+async def push_with_deadline(tested: BackendUnderTest, cut: Cut) -> bool:
+    returned = False
+    with trio.move_on_after(100 * LATER):
+        with cut:
+            await tested.backend.push("new", deadline="inherit")
+            returned = True
+    return returned
+
+
 PUSHES = {
-    "push": [Operation(calling("push", "new"))],
+    "push": [Operation(calling("push", "new")), Operation(push_with_deadline)],
     "push_or_get": [Operation(calling("push_or_get", "new"))],
     "push_task": [Operation(calling("push_task", lambda tested: task("new")))],
     "push_bulk": [Operation(calling("push_bulk", ["new 1", "new 2", "new 3"]), Seen.beginning)],
