@@ -35,7 +35,7 @@ async def main() -> None:
             late = isinstance(task.parts.context.error, DeadlineError)
             print(f"{task.args}: {task.parts.status.value}{', at its deadline' if late else ''}")
 
-        with trio.move_on_after(1.5):  # a request that its client gives up by then
+        with trio.fail_after(1.5):  # a request that its client gives up by then
             reminder = await storage.push("reminder", delay=5)
         result = await storage.wait_for(reminder)
         print(f"{trio.current_time():4.1f} s  reminder: {result.error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,18 @@ def test_run_takes_the_queues_that_are_named(url: str) -> None:
 
 def test_options_of_a_push(url: str) -> None:
     when = ["--delay", "1h", "--priority", "3", "--attempts", "2", "--timeout", "5", "--unique", "k", "--key", "acme"]
+    when += ["--deadline", "2h"]
     [first] = call("push", TASKS, "double", "n=1", "--url", url, *when).records
     [second] = call("push", TASKS, "double", "n=2", "--url", url, "--unique", "k").records
     assert first["id"] == second["id"]
     [shown] = call("show", "--url", url, first["id"]).records
     assert (shown["priority"], shown["attempts"], shown["timeout"]) == (3, 2, 5.0)
     assert (shown["unique"], shown["key"]) == ("k", "acme")
+    left = datetime.fromisoformat(shown["deadline_at"]) - datetime.fromisoformat(shown["pushed_at"])
+    assert round(left.total_seconds()) == 7200
+    assert "it is killed at its deadline, in" in call("explain", "--url", url, first["id"], "--no-json").out
+    wrong = call("push", TASKS, "double", "n=1", "--url", url, "--deadline", "0")
+    assert (wrong.status, "deadline must be more than 0 seconds" in wrong.err) == (2, True)
     later = call("push", TASKS, "double", "n=1", "--url", url, "--run-at", "2199-01-01T00:00Z", "--id", "later")
     assert later.status == 0
     assert call("show", "--url", url, "later").records[0]["run_at"] == "2199-01-01T00:00:00+00:00"

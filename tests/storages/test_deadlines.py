@@ -44,7 +44,7 @@ from trio_tasks import (
     open_url,
     pipe_to,
 )
-from trio_tasks.testing import virtual_clock
+from trio_tasks.testing import run_once, virtual_clock
 
 from tests._storages import STORAGES
 
@@ -657,6 +657,23 @@ async def test_a_task_that_was_looked_up_can_be_pushed_elsewhere(opened: Opener,
         assert received.parts.deadline is None
         await other.settle(received, Retried(ValueError("again")))
         assert (await other.receive()).parts.attempt == 2
+
+
+@pytest.mark.parametrize("given", [5, "inherit"])
+def test_run_once_takes_a_task_as_if_it_were_pushed_then(given: Any) -> None:
+    async def handler(number: int) -> None:
+        assert left() == 5
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        with trio.move_on_after(5 if given == "inherit" else 50, shield=True):
+            outcome = await run_once(handler, Task.builder(1).deadline(given).build(), log=None)
+            assert isinstance(outcome, Killed) and isinstance(outcome.error, DeadlineError)
+            return
+        assert given == "inherit"  # its caller was cancelled at the same moment
+
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
 
 
 # Refused, shown, stored

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import trio
+
 from .._checks import check_count
+from .._concurrency.virtual_time import epoch_clock
+from .._contracts.deadlines import seconds_to_deadline
 from .._tasks.task import Task, attempt_number
 from ._scripted_backend import ScriptedBackend, is_task
 from ._test_worker import TestWorker
@@ -80,6 +84,9 @@ async def run_once(
     task = Task(args.args, args.parts.again(args.parts.attempt)) if is_task(args) else Task(args)
     if attempt is not None:
         task.parts.attempt = attempt_number(check_count(attempt, "attempt") - 1)
+    left = seconds_to_deadline(task) if task.parts.deadline is None else None
+    if left is not None:  # as if it were pushed now
+        task.parts.deadline, task.parts.cancel_at = epoch_clock().read() + left, trio.current_time() + left
     worker = TestWorker(ScriptedBackend([task]), handler, layers=layers, **options)
     _, outcome = await worker.execute_next()
     return outcome
