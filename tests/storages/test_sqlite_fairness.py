@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks import Limits, Rate
+from trio_tasks import DuplicateTaskError, Limits, Rate
 from trio_tasks._backends.durable.engine import (
     ClaimedRow,
     ClaimRequest,
@@ -92,9 +94,9 @@ def check(file: File) -> None:
     balance = file.session.read(Operations.audit, Q, file.now)
     assert balance, str(balance)
     assert sum(held for (held,) in file.sql("SELECT held_now FROM trio_tasks_queue")) == len(
-        file.sql("SELECT 1 FROM trio_tasks_task WHERE held IS NOT NULL")
+        file.sql("SELECT 1 FROM trio_tasks_task WHERE held = 1")
     )
-    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held IS NOT NULL AND state != 1")
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held = 1 AND state != 1")
     assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key < 0 AND since IS NULL")
     if file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_fair AND NOT is_untagged"):
         assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key >= 0")
@@ -322,7 +324,10 @@ def step(file: File, random_: random.Random, running: dict[int, ClaimedRow], lim
         )
     elif kind < 0.6:
         limit, settled = random_.randrange(1, 6), [settlement(running.pop(each)) for each in [*running][:2]]
+        before = {each: file.by_state(each)["RUNNING"] for each in KEYS}
         running.update((row.key, row) for row in file.claim(limit, settled))
+        for each, most in most_of(file, limits).items():
+            assert file.by_state(each)["RUNNING"] <= max(before[each], most), each
     elif kind < 0.75 and running:
         row = running.pop(random_.choice([*running]))
         kinds = (SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED, SettlementKind.FAILED)
@@ -356,14 +361,21 @@ def change_one(file: File, random_: random.Random) -> None:
     elif verb == "reschedule":
         file.session.write(Operations.reschedule, Q, task_id, random_.choice((0.0, 0.5)), None, file.now)
     else:
-        file.session.write(Operations.resume, Q, task_id, file.now)
+        with suppress(DuplicateTaskError):
+            file.session.write(Operations.resume, Q, task_id, file.now)
 
 
 def check_limits(file: File, limits: dict[str, Limits]) -> None:
     check(file)
     general = file.session.read(Operations.get_limits, Q, None) or Limits()
-    for key in ("a", "b", "c"):
-        most = limits.get(key, general)
+    for key, most in most_of(file, limits).items():
         states = file.by_state(key)
-        if most.per_key is not None and most.rate_per_key is None and states["held"]:
-            assert states["RUNNING"] + states["WAITING"] >= most.per_key, (key, states, most)
+        if limits.get(key, general).rate_per_key is None and states["held"]:
+            assert states["RUNNING"] + states["WAITING"] >= most, (key, states, most)
+
+
+def most_of(file: File, limits: dict[str, Limits]) -> dict[str, float]:
+    """Return for each key the number of attempts that may run at once."""
+    general = file.session.read(Operations.get_limits, Q, None) or Limits()
+    each = {key: limits.get(key, general).per_key for key in KEYS if key is not None}
+    return {key: math.inf if most is None else most for key, most in each.items()}

@@ -35,6 +35,7 @@ DAILY = {
     "first held row": (groups.FIRST_HELD, (1, "k", 10), {"trio_tasks_keyed"}),
     "last ready row": (groups.LAST_READY, (1, "k"), {"trio_tasks_keyed"}),
     "next key": (groups.NEXT_KEY, (1, "k"), {"trio_tasks_keyed"}),
+    "running rows that are counted": (groups.COUNT_RUNNING, (1,), {"trio_tasks_timed"}),
     "next priority": (groups.NEXT_LEVEL, (1, 0), {"trio_tasks_ready"}),
     "ready without a tag": (groups.UNTAGGED, (1, 0, 10), {"trio_tasks_ready"}),
     "keys of rows": (groups.KEYS_OF, ("[]",), {BY_KEY}),

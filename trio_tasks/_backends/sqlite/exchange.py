@@ -78,7 +78,7 @@ ORDER BY priority DESC, order_key LIMIT ?
 """
 READY = _READY.format("")
 """The rows to claim; none of a queue that is paused."""
-READY_FAIR = _READY.format(", since, key, priority")
+READY_FAIR = _READY.format(", since, key, priority, held")
 """The same of a queue in which keys take turns; their order is in the order key."""
 CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?,
@@ -357,7 +357,7 @@ class ExchangeSql:
         values = self._values(row, now)
         self.table.update_by_push(queue, holder.seq, values, row.key, keeps_place=keeps_place)
         changes = {"delayed": int(row.delay > 0) - int(holder.state == State.DELAYED)}
-        self._counters.count(queue, **changes, suspended_now=-1 if holder.suspended else 0)
+        self._counters.count(queue, **changes, suspended_now=0 if holder.suspended is None else -1)
         if holder.until is not None or not _is_held_to_the_end(row):
             self.table.keys.free(queue, key, holder)
             self.table.keys.hold(queue, holder.id, key, row, now)

@@ -39,7 +39,7 @@ _LOOKED_AT = 512
 
 COUNT_OF_KEY = """
 SELECT count(*) FROM (
-    SELECT 1 FROM trio_tasks_task WHERE queue = ? AND key = ? AND held IS NULL AND state = ? AND +state < 3 LIMIT ?)
+    SELECT 1 FROM trio_tasks_task WHERE queue = ? AND key = ? AND held = 0 AND state = ? AND +state < 3 LIMIT ?)
 """
 FIRST_HELD = """
 SELECT seq, priority, order_key, start_by, due FROM trio_tasks_task
@@ -47,9 +47,9 @@ WHERE queue = ? AND key = ? AND held = 1 AND state = 1 AND +state < 3 ORDER BY p
 """
 LAST_READY = """
 SELECT seq, priority, since FROM trio_tasks_task
-WHERE queue = ? AND key = ? AND held IS NULL AND state = 0 AND +state < 3 ORDER BY priority, order_key DESC LIMIT 1
+WHERE queue = ? AND key = ? AND held = 0 AND state = 0 AND +state < 3 ORDER BY priority, order_key DESC LIMIT 1
 """
-NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND key > ? AND key IS NOT NULL AND +state < 3"
+NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND key > ? AND held IS NOT NULL AND +state < 3"
 NEXT_LEVEL = "SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < ?"
 UNTAGGED = """
 SELECT seq, order_key FROM trio_tasks_task
@@ -67,7 +67,12 @@ _TAG = "UPDATE trio_tasks_task SET order_key = ?, since = ? WHERE seq = ?"
 _HOLD = """
 UPDATE trio_tasks_task SET state = 1, held = 1, order_key = ?, since = ?, due = start_by WHERE seq = ?
 """
-_ADMIT = "UPDATE trio_tasks_task SET state = 0, held = NULL, order_key = ?, due = start_by WHERE seq = ?"
+_ADMIT = "UPDATE trio_tasks_task SET state = 0, held = 0, order_key = ?, due = start_by WHERE seq = ?"
+COUNT_RUNNING = """
+UPDATE trio_tasks_task SET held = 0 WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2
+AND key IS NOT NULL AND held IS NULL
+"""
+_COUNT_CLAIMED = "UPDATE trio_tasks_task SET held = 0 WHERE seq IN (SELECT value FROM json_each(?))"
 _BELOW_ALL = -(2**63)
 _ABOVE_ALL = 2**63 - 1
 
@@ -197,13 +202,16 @@ class GroupTable:
         Args:
           order_key: what it would have in a plain queue.
         """
+        held = None
         if key is None:
             if self.rules.of(queue).is_untagged:
                 return State.WAITING.value, order_key, None, None
-        elif self.rules.of_key(queue, key).is_limited and not self._takes_place(queue, key, now):
-            self._counters.count(queue, delayed=1, held_now=1)
-            return State.DELAYED.value, order_key, order_key, 1
-        return State.WAITING.value, self.next_tag(queue, priority, key or NO_KEY), order_key, None
+        elif self.rules.of_key(queue, key).is_limited:
+            held = 0
+            if not self._takes_place(queue, key, now):
+                self._counters.count(queue, delayed=1, held_now=1)
+                return State.DELAYED.value, order_key, order_key, 1
+        return State.WAITING.value, self.next_tag(queue, priority, key or NO_KEY), order_key, held
 
     def _takes_place(self, queue: int, key: str, now: float) -> bool:
         """Take a place of a key for a new row; return False if none is free, or others wait for it."""
@@ -258,6 +266,8 @@ class GroupTable:
     def set_limits(self, queue: int, key: str, limits: Limits | None, now: float) -> None:
         """Store the limits of a key, or, with the empty key, of a queue, and make held rows ready that they allow."""
         self.rules.set(queue, key, limits)
+        if self.rules.of(queue).limits_keys:
+            self._connection.execute(COUNT_RUNNING, (queue,))
         if key == NO_KEY or self._promote(queue, key, now, MOST_MOVED)[1]:
             self.rules.change(queue, promote_after=NO_KEY)
         if self.rules.of(queue).promote_after is not None:
@@ -310,16 +320,16 @@ class GroupTable:
         held = self._connection.execute(FIRST_HELD, (queue, key, wanted + 1))
         for seq, priority, *_ in held[:wanted]:
             self._admit(queue, key, seq, priority)
-        held = held[wanted:]
+        moved, held = len(held[:wanted]), held[wanted:]
         if not held or free > wanted:
-            return wanted, bool(held)
+            return moved, bool(held)
         while held and (last := self._last_ready_below(queue, key, held[0][1])):
             self._hold(queue, key, [last], touches=False)
             self._admit(queue, key, *held[0][:2])
             held = self._connection.execute(FIRST_HELD, (queue, key, 1))
         if held:
             self._set_due(held[0], due)
-        return wanted, False
+        return moved, False
 
     def _places(self, queue: int, key: str, now: float) -> tuple[int, float | None]:
         """Return the number of rows of a key that may become ready now; and, if the rate alone allows none, the moment
@@ -480,13 +490,18 @@ class GroupTable:
         if not rules.is_fair:
             return
         begun: dict[str, int] = {}
+        uncounted: list[int] = []
         for row in rows:
             tag, key, priority = row[10], row[13], row[14]
             time = self._time(queue, priority)
             if time.passed < tag < 0:
                 time.passed, time.is_new = tag, True
-            if key is not None and rules.limits_keys:
+            if key is not None and rules.limits_keys and self.rules.of_key(queue, key).is_limited:
                 begun[key] = begun.get(key, 0) + 1
+                if row[15] is None:  # it became ready before its key had limits
+                    uncounted.append(row[0])
+        if uncounted:
+            self._connection.execute(_COUNT_CLAIMED, (str(uncounted),))
         for key, number in begun.items():
             rate = self.rules.of_key(queue, key).limits.rate_per_key
             if rate is not None:

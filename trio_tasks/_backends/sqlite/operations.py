@@ -107,7 +107,7 @@ _MOST_BY_TAG = 10_000
 """Ready rows that are looked at for it."""
 DUE_NOW = """
 SELECT state, start_by NOTNULL AND start_by <= ? AS is_expired, count(*), sum(suspended NOTNULL), min(order_key),
-sum(held NOTNULL)
+sum(held IS 1)
 FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3
 AND (state != 1 OR wall IS NULL OR wall <= ? OR (start_by NOTNULL AND start_by <= ?)) GROUP BY state, is_expired
 """
@@ -119,8 +119,8 @@ WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? GROUP BY stat
 RECOUNTS = (
     "SELECT 'waiting', count(*) FROM trio_tasks_task WHERE queue = ? AND state = 0",
     "SELECT 'delayed', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1 "
-    "AND +held IS NULL",
-    "SELECT 'held_now', count(*) FROM trio_tasks_task WHERE queue = ? AND held IS NOT NULL AND +state = 1",
+    "AND +held IS NOT 1",
+    "SELECT 'held_now', count(*) FROM trio_tasks_task WHERE queue = ? AND held = 1 AND +state = 1",
     "SELECT 'suspended_now', count(*) FROM trio_tasks_task "
     "WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1 AND suspended NOTNULL",
     "SELECT 'running', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2",

@@ -108,12 +108,13 @@ _KEYS_AND_LIMITS = [
     "ALTER TABLE trio_tasks_task ADD COLUMN key TEXT",  # the rows with one key are a group; those without one, too
     # While "order_key" is a tag: since when the row is ready, as the order key that it had.
     "ALTER TABLE trio_tasks_task ADD COLUMN since INTEGER",
-    "ALTER TABLE trio_tasks_task ADD COLUMN held INTEGER",  # 1 if it would be ready, but for limits of its key
+    # If its key has limits: 1 if it would be ready, but for these; else 0. A running one has 0, too.
+    "ALTER TABLE trio_tasks_task ADD COLUMN held INTEGER",
     """
     CREATE INDEX trio_tasks_keyed ON trio_tasks_task (queue, key, held, state, priority DESC, order_key)
-    WHERE key IS NOT NULL AND +state < 3
+    WHERE held IS NOT NULL AND +state < 3
     """,
-    "CREATE INDEX trio_tasks_held ON trio_tasks_task (queue) WHERE held IS NOT NULL",
+    "CREATE INDEX trio_tasks_held ON trio_tasks_task (queue) WHERE held = 1",
     "ALTER TABLE trio_tasks_queue ADD COLUMN held_now INTEGER NOT NULL DEFAULT 0",  # rows, of those that are delayed
     # The number of the latest change in the two tables that follow; 0 if there is nothing of the queue.
     "ALTER TABLE trio_tasks_queue ADD COLUMN rules INTEGER NOT NULL DEFAULT 0",

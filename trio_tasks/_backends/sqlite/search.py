@@ -68,9 +68,9 @@ def _finished(state: State) -> tuple[Section, Section]:
 
 SECTIONS = (
     # Rows that are held back come first: they may become ready between two pages, and must be seen.
-    Section(State.DELAYED, f"held NOTNULL AND +state = 1 AND {UNEXPIRED}", ("seq",)),
+    Section(State.DELAYED, f"held = 1 AND +state = 1 AND {UNEXPIRED}", ("seq",)),
     Section(State.WAITING, f"state = 0 AND {UNEXPIRED}", ("priority", "order_key", "seq")),
-    Section(State.DELAYED, f"state = 1 AND {_TIMED} AND +held IS NULL AND {UNEXPIRED}", ("due", "seq")),
+    Section(State.DELAYED, f"state = 1 AND {_TIMED} AND +held IS NOT 1 AND {UNEXPIRED}", ("due", "seq")),
     Section(State.RUNNING, f"+state = 2 AND {_TIMED} AND ? NOTNULL", ("coalesce(started, 0.0)", "seq")),
     *_finished(State.DONE),
     *_finished(State.FAILED),
