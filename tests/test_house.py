@@ -29,6 +29,7 @@ LONGEST_FILE = 900
 NEEDS_A_REASON = 600  # lines from which a file is either split or listed here, with the reason
 LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/ledger.py": "one class: all changes of a queue in memory, each in one step",
+    "trio_tasks/_backends/file/rows.py": "the rows of a journal, and their indexes, which change together",
     "trio_tasks/_backends/durable/engine.py": "the contract of an engine, and the clock of a store",
     "trio_tasks/_backends/durable/exchange_loop.py": "one loop, its requests, and the batches that it makes of them",
     "trio_tasks/_contracts/groups.py": "lines of ready rows, groups of lines, and the limits that park them: one idea",

@@ -29,6 +29,8 @@ from trio_tasks import (
     Suspended,
     Task,
 )
+from trio_tasks._backends.durable.engine import RowChange
+from trio_tasks._contracts.bulk import Refusal
 from trio_tasks._contracts.states import (
     COUNTERS,
     DELAYABLE,
@@ -64,8 +66,8 @@ OUTCOMES: dict[TaskEvent, Callable[[float], Any]] = {
     TaskEvent.SUSPENDED: lambda delay: Suspended(trio.current_time() + delay),
 }
 WAITING = [TaskState.WAITING, TaskState.DELAYED]
-RUNNING = [TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED]
-LIVE = [*WAITING, TaskState.RUNNING, TaskState.ABORTING]
+RUNNING = [TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED, TaskState.WITHDRAWN]
+LIVE = [*WAITING, TaskState.RUNNING, TaskState.ABORTING, TaskState.WITHDRAWN]
 FINAL = [TaskState.DONE, TaskState.FAILED, TaskState.KILLED]
 HELD_IN: dict[Any, list[TaskState]] = {"start": WAITING, "end": LIVE, "forgotten": LIVE + FINAL, None: LIVE + FINAL}
 """The states in which a task holds its unique key, by the end of the time for which it does; None: a certain time."""
@@ -123,6 +125,8 @@ class Subject:
         await self.claim()
         if state is TaskState.ABORTING:
             assert await self.storage.abort(self.id)
+        elif state is TaskState.WITHDRAWN:
+            assert await self.withdraw()
         elif state is TaskState.REPLACED:
             await self.replace()
         elif state is not TaskState.RUNNING:
@@ -136,6 +140,17 @@ class Subject:
     async def replace(self) -> None:
         """Push another task with its key, which is then cancelled."""
         await self._push_aside(unique=self.key, delay=FAR, on_conflict="replace")
+
+    async def withdraw(self) -> bool:
+        """Do what a call that is cancelled does, without waiting for the end of an attempt."""
+        if self.is_stored:
+            loop = self.storage._loop
+            [answer] = await loop.ask(loop.engine.change_each, self.storage.queue, RowChange("withdraw"), [self.id])
+            return not isinstance(answer, Refusal)
+        ledger = self.storage._queue.ledger
+        counted, is_aborting = ledger.counts["killed"], ledger._aborted.get(self.id) is not None
+        runs = self.storage._queue.withdraw(self.id)
+        return (runs and not is_aborting) or ledger.counts["killed"] > counted
 
     async def _push_aside(self, **options: Any) -> None:
         """Push another task, and remove it if it came in."""
@@ -179,6 +194,8 @@ class Subject:
             return bool(await self.storage.update(Task(4, Parts(self.id))))
         if event is TaskEvent.VACUUM:
             return bool(await self.storage.vacuum())
+        if event is TaskEvent.WITHDRAW:
+            return await self.withdraw()
         if event is TaskEvent.CANCEL_RUNNING:
             return bool(await self.storage.cancel(self.id, running=True))
         return bool(await getattr(self.storage, event.value)(self.id))

@@ -7,6 +7,7 @@ from ._contracts.backend import (
     ActOnMany as ActOnMany,
     Audit as Audit,
     Backend as Backend,
+    CallTask as CallTask,
     Cancel as Cancel,
     Discard as Discard,
     Explain as Explain,

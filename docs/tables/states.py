@@ -44,6 +44,7 @@ EVENTS = {
     TaskEvent.RESUME: "`resume_by_id`",
     TaskEvent.DISCARD: "`discard`",
     TaskEvent.VACUUM: "`vacuum`",
+    TaskEvent.WITHDRAW: "its `call` is cancelled",
 }
 ATTEMPTS = {
     AttemptChange.UNCHANGED: "",

@@ -241,6 +241,24 @@ def killed_or_done(seen: Seen) -> None:
     assert {**seen.after, "waiting": None} == {**seen.uncut, "waiting": None}
 
 
+async def call(tested: BackendUnderTest, cut: Cut) -> bool:
+    """Call, with a worker that runs the task; what the arrangement left waiting comes first."""
+    returned = False
+    async with trio.open_nursery() as nursery:
+        await tested.backend.cancel("waiting")
+        context = await nursery.start(Worker("w", tested.backend, hold, concurrency=1).run)
+        with cut:
+            returned = bool(await tested.backend.call("new") == "new")
+        context.stop()
+    return returned
+
+
+def done_or_gone(seen: Seen) -> None:
+    assert seen.uncut["new"][0] == "Done"
+    assert seen.after.get("new", ("Done",))[0] == "Done", "it goes on, or is a dead letter"
+    assert {**seen.after, "new": None} == {**seen.uncut, "new": None}
+
+
 async def wait_for(tested: BackendUnderTest, cut: Cut, ids: Any) -> bool:
     async def finish() -> None:
         await trio.sleep(1)
@@ -360,6 +378,7 @@ OPERATIONS: dict[str, list[Operation]] = {
         looking("wait_for", ["dead", "dead"]),
         *(Operation(partial(wait_for, ids=ids), Seen.done) for ids in ("held", ["dead", "held"])),
     ],
+    "call": [Operation(call, done_or_gone)],
     "events": [Operation(events, Seen.done)],
 }
 """By the name of the method. Opening and closing, and what is run, have files of their own."""

@@ -101,6 +101,30 @@ async def be_busy(path: Path) -> None:
                 await storage.push(0.001)
 
 
+async def work_for_calls(path: Path) -> None:
+    """Work, and append to a file beside the store when an attempt begins, and when it has ended."""
+    notes = path.with_suffix(".notes")
+
+    async def handler(task: Task[float]) -> str:
+        with notes.open("a") as file:
+            file.write(f"begins {task.parts.id}\n")
+        try:
+            await trio.sleep(task.args)
+            return "slept"
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.01)
+            with notes.open("a") as file:
+                file.write(f"ended {task.parts.id}\n")
+
+    async def hear_meanwhile() -> str:
+        say("works")
+        return await hear()
+
+    async with open_storage(path, lease=NEVER, poll_interval=NEVER) as storage:
+        await Worker("called", storage, handler, concurrency=1).run_until(hear_meanwhile)
+
+
 async def work_without_a_net(path: Path) -> None:
     """The same; only the wakeup_socket can wake it."""
     async with open_storage(path, lease=NEVER, poll_interval=NEVER) as storage:
@@ -325,6 +349,7 @@ PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
         push_once,
         work,
         be_busy,
+        work_for_calls,
         work_without_a_net,
         work_within_limits,
         work_in_monitor,

@@ -122,7 +122,12 @@ class MixesUpIds(LeasedStorage):
         return (await super().push_bulk(many, **options))[::-1]
 
 
-@breaks("a_receiver_that_waits_is_served", "a_task_goes_to_one_receiver")
+@breaks(
+    "a_receiver_that_waits_is_served",
+    "a_task_goes_to_one_receiver",
+    "a_call_returns_the_result_of_its_task",
+    "a_cancelled_call_ends_its_task",
+)
 class WakesNoWaiter(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
         mark_changed, self.store.mark_changed = self.store.mark_changed, lambda: None  # type: ignore[method-assign]  # for this once
@@ -338,7 +343,7 @@ class FreesKeysAtTheStart(LeasedStorage):
         return row if row is None or row.status is Status.Pending else None
 
 
-@breaks("a_task_is_pushed_or_got")
+@breaks("a_task_is_pushed_or_got", "a_cancelled_call_leaves_the_holder_of_its_key_alone")
 class FindsAllNew(LeasedStorage):
     async def push_or_get(self, args: Any, **options: Any) -> Pushed:
         return replace(await super().push_or_get(args, **options), is_new=True)
@@ -413,6 +418,7 @@ class ForgetsTheTimesOfKeys(LeasedStorage):
 
 @breaks(
     "succeeded_is_final",
+    "a_call_returns_the_result_of_its_task",
     "an_end_can_be_waited_for",
     "an_end_is_remembered",
     "results_and_aborts_are_settled",
@@ -431,6 +437,7 @@ class LosesErrors(LeasedStorage):
 
 @breaks(
     "killed_is_final",
+    "a_call_returns_the_result_of_its_task",
     "a_replaced_task_names_its_successor",
     "what_is_past_its_deadline_is_not_started",
     "a_deadline_holds_for_what_comes_back",
@@ -521,7 +528,7 @@ class TakesAnythingForSuccess(LeasedStorage):
         super().enter_outcome(row, Succeeded(outcome) if isinstance(outcome, str) else outcome)
 
 
-@breaks("taking_without_waiting_is_taking")
+@breaks("taking_without_waiting_is_taking", "a_call_returns_the_result_of_its_task", "a_cancelled_call_ends_its_task")
 class EndsBeforeItBegins(LeasedStorage):
     def receive_nowait(self) -> Task[Any]:
         if not self.store.rows:
@@ -752,7 +759,7 @@ class IsImpatient(LeasedStorage):
         super().enter_outcome(row, outcome)
 
 
-@breaks("results_and_aborts_are_settled")
+@breaks("results_and_aborts_are_settled", "a_cancelled_call_ends_its_task")
 class TakesAbortsForFailures(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         if isinstance(outcome, Killed) and isinstance(outcome.error, AbortError):
@@ -880,7 +887,11 @@ class WaitsForTheUnknown(LeasedStorage):
         raise unknown
 
 
-@breaks("a_wait_for_an_end_can_be_cancelled")
+@breaks(
+    "a_wait_for_an_end_can_be_cancelled",
+    "a_cancelled_call_ends_its_task",
+    "a_cancelled_call_leaves_the_holder_of_its_key_alone",
+)
 class KillsWithItsWaiter(LeasedStorage):
     async def wait_for(self, task_id: Any) -> Any:
         is_over = False
@@ -953,7 +964,7 @@ class ForgetsTheFirstAttempt(LeasedStorage):
         return task
 
 
-@breaks("a_worker_runs_until_it_is_idle", "what_has_expired_is_seen_as_killed")
+@breaks("a_worker_runs_until_it_is_idle", "a_cancelled_call_ends_its_task", "what_has_expired_is_seen_as_killed")
 class CountsOneTooMany(LeasedStorage):
     async def metrics(self) -> QueueMetrics:
         metrics = await super().metrics()
@@ -1258,13 +1269,13 @@ class CancelsTheUnknown(LeasedStorage):
         return await super().cancel(task_id, running=running) or (not running and task_id not in self.store.rows)
 
 
-@breaks("a_task_can_be_cancelled_wherever_it_is")
+@breaks("a_task_can_be_cancelled_wherever_it_is", "a_cancelled_call_ends_its_task")
 class CancelsOnlyWhatWaits(LeasedStorage):
     async def cancel(self, task_id: Any, *, running: bool = False) -> Any:
         return await super().cancel(task_id)
 
 
-@breaks("a_running_task_can_be_aborted", "a_task_can_be_cancelled_wherever_it_is")
+@breaks("a_running_task_can_be_aborted", "a_cancelled_call_ends_its_task", "a_task_can_be_cancelled_wherever_it_is")
 class AbortsInWordsOnly(LeasedStorage):
     async def abort(self, task_id: Any) -> Any:
         row = await self.find(task_id)
@@ -1348,6 +1359,36 @@ class FiresTwice(LeasedStorage):
         if known is not None and known.schedule is not None and change.was:
             change = change._replace(was=known.revision)
         return super().set_schedule(change)
+
+
+# Calls
+
+
+@breaks("a_call_returns_the_result_of_its_task")
+class ReturnsTheErrorOfACall(LeasedStorage):
+    async def call(self, args: Any, type: Any = None, **options: Any) -> Any:
+        try:
+            return await super().call(args, type, **options)
+        except AbortError as error:
+            return error
+
+
+@breaks("a_cancelled_call_ends_its_task")
+class ReturnsBeforeTheEnd(LeasedStorage):
+    async def end_call(self, task_id: str) -> None:
+        with trio.CancelScope(shield=True):
+            await self.cancel(task_id)
+
+
+@breaks("a_cancelled_call_leaves_the_holder_of_its_key_alone")
+class EndsTheHolderOfTheKey(LeasedStorage):
+    async def call(self, args: Any, type: Any = None, **options: Any) -> Any:
+        pushed = await self.push_or_get(args, **options)
+        try:
+            return (await self.wait_for(pushed.id)).unwrap()
+        except trio.Cancelled:
+            await self.end_call(pushed.id)
+            raise
 
 
 # On an engine

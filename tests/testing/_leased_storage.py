@@ -74,6 +74,7 @@ from trio_tasks._tasks.limits import check_limits
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     ActOnMany,
+    CallTask,
     Cancel,
     Discard,
     Explain,
@@ -208,6 +209,7 @@ class LeasedStorage(
     Update,
     Vacuum,
     WaitForCompletion,
+    CallTask[Any],
     Audit,
     Throughput,
     Pause,
@@ -241,6 +243,21 @@ class LeasedStorage(
         for task in tasks:
             self.encode(task.args)
         return [await self.push_task(task) for task in tasks]
+
+    async def call(self, args: Any, type: Any = None, **options: Any) -> Any:
+        pushed = await self.push_or_get(args, **options)
+        try:
+            return (await self.wait_for(pushed.id)).unwrap()
+        except trio.Cancelled:
+            if pushed.is_new:
+                await self.end_call(pushed.id)
+            raise
+
+    async def end_call(self, task_id: str) -> None:
+        with trio.move_on_after(LEASE, shield=True):
+            await self.cancel(task_id, running=True)
+            if (await self.wait_for(task_id)).status is Status.Killed:
+                await self.discard(task_id)
 
     def encode(self, args: Any) -> str:
         return json.dumps(args)

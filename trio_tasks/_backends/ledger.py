@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -28,13 +28,15 @@ from .._tasks.errors import (
     LeaseLostError,
     TaskExpiredError,
     id_taken,
+    is_by_caller,
     key_taken,
     not_again,
+    withdrawn_error,
 )
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends
-from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
-from .ready_queue import DelayQueue, KeyedQueue, ReadyQueue
+from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends, end_attempt, failed_attempt
+from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
+from .ready_queue import DelayQueue, KeyedQueue, ReadyQueue, first_moment
 from .unique_keys import UniqueKeys
 from .wall_clock_queue import WallClockQueue, later
 
@@ -142,7 +144,9 @@ class Ledger(Generic[A]):
         self._suspended: dict[str, str] = {}  # the reasons of suspended tasks that are delayed
         self._start_by: dict[str, float] = {}  # the time at which each task that waits expires, or its deadline is over
         self._expiring: list[tuple[float, str]] = []  # a heap of these times, with stale entries
-        self._aborted: dict[str, str] = {}  # the reasons to kill running tasks when their attempts end
+        self._aborted: dict[
+            str, str | None
+        ] = {}  # why running tasks are killed when their attempts end; None: forgotten
         self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # the task, its outcome, its worker
         self._oldest: deque[tuple[str, int]] = deque()  # the next of these to be forgotten, with their positions
@@ -339,9 +343,7 @@ class Ledger(Generic[A]):
         return self._live.get(task.parts.id) is task and task.parts.id in self._not_before
 
     def _is_early(self, task: Task[A], now: float) -> bool:
-        """Return True if the task is not due by the wall clock yet, since that was set back; the task is then delayed
-        further.
-        """
+        """Delay a task further that is not due by the wall clock yet, since that was set back; False if it is due."""
         rest = self._wall.rest(task.parts.id)
         if rest <= 0:
             return False
@@ -376,21 +378,13 @@ class Ledger(Generic[A]):
         return is_any
 
     def expires_at(self, task_id: str) -> float | None:
-        """Return the time at which the task of this id, if it waits, expires, or its deadline is over; None if neither
-        will be.
-        """
+        """Return the time at which the task of this id, if it waits, expires, or its deadline is over; or None."""
         return self._start_by.get(task_id)
 
     @property
     def _first_expiry(self) -> float | None:
         """Return the time at which the next task expires; None if none does."""
-        heap, start_by = self._expiring, self._start_by
-        if len(heap) > 64 + 2 * len(start_by):  # most were started in time
-            heap[:] = [(moment, task_id) for task_id, moment in start_by.items()]
-            heapify(heap)
-        while heap and start_by.get(heap[0][1]) != heap[0][0]:
-            heappop(heap)
-        return heap[0][0] if heap else None
+        return first_moment(self._expiring, self._start_by)
 
     @property
     def next_due(self) -> float | None:
@@ -434,11 +428,9 @@ class Ledger(Generic[A]):
         if isinstance(outcome, Retried):
             self._note_failure(parts, outcome)
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
-        if parts.id in self._aborted:
-            self._kill(parts.id, self._aborted[parts.id])  # whatever the outcome of its attempt
-        elif parts.id in self._successors:
-            self._replace(parts.id, self._successors[parts.id])  # which may be finished by now
-        elif isinstance(outcome, Retried):
+        if self._end_unwanted(again):
+            return
+        if isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
         elif isinstance(outcome, Suspended):
@@ -463,6 +455,14 @@ class Ledger(Generic[A]):
         del self._running[parts.id]
         if self.keyed is not None:
             self.keyed.end(parts)
+
+    def _end_unwanted(self, again: Task[A]) -> bool:
+        """End a task that must not wait again, whatever the outcome of its attempt; False if it may."""
+        task_id = again.parts.id
+        if task_id in self._aborted:
+            reason = self._aborted[task_id]
+            return self._drop(again) if reason is None else self._kill(task_id, reason)
+        return task_id in self._successors and self._replace(task_id, self._successors[task_id])
 
     def _note_attempt(self, parts: Parts, outcome: Outcome, ended: float) -> None:
         """Add an attempt to the sums of its minute."""
@@ -513,6 +513,8 @@ class Ledger(Generic[A]):
         else:
             self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
+        if is_by_caller(outcome.error):
+            self.discard(task_id)
 
     def _remove(self, parts: Parts, key: KeyChange) -> None:
         """Take a task out of the unfinished ones, with this change of its unique key."""
@@ -561,13 +563,8 @@ class Ledger(Generic[A]):
 
     def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
         """Add the failed attempt to the history of its task."""
-        became, error = type(outcome).__name__.lower(), outcome.error
-        worker = None if parts.holder is None else parts.holder.worker
-        now, version = self.seconds(), getattr(parts.holder, "version", None)
-        seconds = None if parts.started is None else max(0.0, now - parts.started)
-        told = self._line_of(error), seconds, self._traceback_of(error), version
-        entry = PastAttempt(int(parts.attempt), now, worker, became, *told)
-        self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
+        entry = failed_attempt(parts, outcome, self.seconds(), self._line_of, self._traceback_of)
+        self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, outcome.error)
 
     # Interventions
 
@@ -589,13 +586,23 @@ class Ledger(Generic[A]):
                 self.events.tell(make_event(task.parts.id))
         return task is not None
 
-    def abort(self, task_id: str, reason: str) -> bool:
-        """Cancel the attempt under way, if a worker makes it; unless it finishes, the task is killed then. False if the
-        task is not running, or the attempt is over and only being settled."""
+    def abort(self, task_id: str, reason: str | None) -> bool:
+        """Cancel the attempt under way; unless it finishes, the task is killed then, or forgotten if there is no
+        reason. False if the task is not running, or the attempt is over and only being settled."""
         parts = self._running.get(task_id)
-        if parts is None or (parts.holder is not None and not parts.holder.revoke(Killed(AbortError(reason)))):
+        if parts is None or (reason is None and task_id in self._aborted):
             return False
-        self._aborted[task_id] = reason
+        is_told = end_attempt(parts, withdrawn_error() if reason is None else AbortError(reason))
+        if is_told or reason is None:
+            self._aborted[task_id] = reason
+        return is_told
+
+    def _drop(self, waiting: Task[A]) -> bool:
+        """Forget a waiting task, which counts as killed."""
+        self._remove(waiting.parts, KeyChange.FORGOTTEN)
+        self.counts["killed"] += 1
+        self._infos.pop(waiting.parts.id, None)
+        self._on_finish(waiting.parts.id, None)
         return True
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
@@ -680,9 +687,7 @@ class Ledger(Generic[A]):
             self._dead_failed -= isinstance(finished[1], Failed)
             self._keys.note(finished[0].parts, KeyChange.FORGOTTEN)
         elif waiting is not None:
-            self._remove(waiting.parts, KeyChange.FORGOTTEN)
-            self.counts["killed"] += 1
-            self._on_finish(waiting.parts.id, None)
+            self._drop(waiting)
             if self.events is not None and self.events.open:
                 self.events.tell(Cancelled(waiting.parts.id))
         if finished is None and waiting is None:
@@ -797,8 +802,10 @@ class Ledger(Generic[A]):
             for task in filter(self._is_ready, self._ready if step > 0 else reversed(self._ready)):
                 yield (-task.parts.terms.priority, task.parts.position), task
         elif section == _DELAYED:
-            tasks = [self._live[task_id] for task_id in self._not_before]
-            delayed = [((self._falls_due(task.parts.id), task.parts.position), task) for task in tasks]
+            rows = [
+                (min(due, self._start_by.get(each, due)), self._live[each]) for each, due in self._not_before.items()
+            ]
+            delayed = [((due, task.parts.position), task) for due, task in rows]  # some expire before they are ready
             yield from sorted(delayed, key=lambda each: each[0], reverse=step < 0)
         else:
             for task in self._section_in_order(section, step):
@@ -822,11 +829,6 @@ class Ledger(Generic[A]):
         }
         for parts, number in self._numbers.items():
             parts.position = number
-
-    def _falls_due(self, task_id: str) -> float:
-        """Return the time at which a delayed task is ready, or at which it expires before that."""
-        due = self._not_before[task_id]
-        return min(due, self._start_by.get(task_id, due))
 
     @property
     def waiting(self) -> int:

@@ -11,6 +11,7 @@ import trio
 
 from .._checks import check_flag, check_text
 from .._contracts.backend import (
+    CallTask,
     Explain,
     ListQueues,
     ListWorkers,
@@ -23,7 +24,9 @@ from .._contracts.backend import (
     Throughput,
     Watch,
 )
+from .._contracts.calls import make_call
 from .._contracts.minutes import check_span, shown
+from .._contracts.result_waits import ResultWait
 from .._contracts.schedules import ScheduleResult, TaskTemplate
 from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
 from .._contracts.storage_events import Pushed, StorageEvent
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
+R = TypeVar("R")
 
 
 @final
@@ -98,6 +102,7 @@ class MemoryOptions(TypedDict, total=False):
 class MemoryStorage(
     LedgerCapabilities[A],
     TaskSink[A],
+    CallTask[A],
     NowaitBackend[A],
     RegisterWorker,
     ListWorkers,
@@ -364,6 +369,45 @@ class MemoryStorage(
         """Close, as :meth:`close` does, and make a checkpoint. Waiting tasks can still be received."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+    # Calling
+
+    @overload
+    async def call(self, args: A, type: type[R], **options: Unpack[TaskOptions]) -> R: ...
+    @overload
+    async def call(self, args: A, type: None = None, **options: Unpack[TaskOptions]) -> Any: ...
+    async def call(self, args: A, type: Any = None, **options: Unpack[TaskOptions]) -> Any:
+        """Push a task, wait until it is finished, in this process, and return its result, or raise its error.
+
+        >>> receipt = await storage.call(Email(to="a@example.com"), Receipt)
+
+        Args:
+          args: the value that the handler is given.
+          type: a class that the result is an instance of, as for :meth:`wait_for`; default any value.
+          options: those of :meth:`push`.
+
+        Raises:
+          BaseException: the error of the task, if it has failed or was killed; or what :meth:`push` raises.
+          TypeError: the result is not an instance of ``type``.
+          UnknownTaskError: the task was discarded, or its result is not remembered.
+
+        If it is cancelled, a task that waits is forgotten, and an attempt under way is cancelled. It returns when that
+        has ended: then nothing of the task runs any more. If that takes longer than 40 seconds, a warning names the
+        task, and it returns all the same. Such an end is logged at level INFO, counted as killed, and not kept as a
+        dead letter. A task that this call did not push, but found by its unique key, is left alone.
+        """
+        return await make_call(self, args, type, options, self._withdraw)
+
+    async def _withdraw(self, task_id: str) -> None:
+        """End a task whose call was cancelled, and wait until it has ended."""
+        queue = self._queue
+        await trio.lowlevel.checkpoint()
+        queue.expire()
+        with ResultWait(queue.completion, [task_id]) as wait:
+            runs = queue.withdraw(task_id)
+            queue.match_waiters()
+            if runs:
+                await wait.wait(trio.current_time())
 
     # Receiving and settling
 

@@ -287,6 +287,18 @@ class MemoryQueue(Generic[A]):
     # Settling, and all else that changes what waits
 
     @trio.lowlevel.enable_ki_protection
+    def withdraw(self, task_id: str) -> bool:
+        """Forget a task whose call was cancelled, if it waits. If it runs, cancel its attempt, after which it is
+        forgotten, and return True.
+        """
+        found = self.ledger.find(task_id)
+        if found is None or found.parts.status.is_final:
+            return False
+        if found.parts.status is Status.Pending:
+            return not self.ledger.discard(task_id)
+        self.ledger.abort(task_id, None)
+        return True
+
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Record the outcome, and serve waiting trio tasks."""
         if not isinstance(task, Task):

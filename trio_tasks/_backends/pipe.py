@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import trio
 
 from .._checks import check_flag
-from .._contracts.backend import Backend, Feeder
+from .._contracts.backend import Backend, CallTask, Feeder
 from .._contracts.sink import TaskSink
 from .._logging import log
 from .._printing import quoted
@@ -53,9 +53,9 @@ class Pipe(Backend[A], Feeder):
     """A backend that carries items from a source into a storage while a worker's intake is open, and gives out the
     storage's tasks.
 
-    It implements the same interfaces as its storage, except :class:`TaskSink`. If the storage is full, it waits before
-    it reads the next item from the source. Of several workers on one pipe, one carries items at a time, and
-    another takes over when it stops.
+    It implements the same interfaces as its storage, except :class:`TaskSink` and :class:`CallTask`. If the storage is
+    full, it waits before it reads the next item from the source. Of several workers on one pipe, one carries items at a
+    time, and another takes over when it stops.
 
     If the source is a channel, no cancellation loses an item. An async generator ends if it is cancelled while
     it waits, for example by ``stop`` or ``pause``, and the item that it was working on is lost. So make a channel of
@@ -74,7 +74,7 @@ class Pipe(Backend[A], Feeder):
     def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
         """Make a pipe that has the capabilities of its storage."""
         storage = kwargs.get("storage", args[1] if len(args) > 1 else None)
-        return object.__new__(mirroring(cls, storage, _storage_method, without=(TaskSink,)))
+        return object.__new__(mirroring(cls, storage, _storage_method, without=(TaskSink, CallTask)))
 
     def __init__(
         self,

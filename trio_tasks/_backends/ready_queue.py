@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
@@ -239,3 +239,18 @@ class DelayQueue(Generic[A]):
     def pop_first(self) -> Task[A]:
         """Remove and return the task that is due first, whether its time has come or not."""
         return heappop(self.heap)[2]
+
+
+def first_moment(heap: list[tuple[float, str]], moments: Mapping[str, float]) -> float | None:
+    """Return the first of these moments, by the id of a task; None if there is none.
+
+    Args:
+      heap: a heap of these moments with the ids, with stale entries, which are removed.
+      moments: the moments.
+    """
+    if len(heap) > 64 + 2 * len(moments):  # most are stale
+        heap[:] = [(moment, task_id) for task_id, moment in moments.items()]
+        heapify(heap)
+    while heap and moments.get(heap[0][1]) != heap[0][0]:
+        heappop(heap)
+    return heap[0][0] if heap else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 from .._concurrency.exception_groups import attribute_of, is_a, leaves, within
 from .._logging import SafeLogger, catch_errors, log_and_suppress
 from .._printing import class_name, escaped
-from .._tasks.errors import SuspendError
+from .._tasks.errors import SuspendError, is_by_caller
 from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ class AttemptLog:
     def _failed(
         self, task: Task[Any], outcome: Retried | Failed | Killed, seconds: float | None, least_level: int
     ) -> None:
+        if isinstance(outcome, Killed) and is_by_caller(outcome.error):
+            self._write(logging.INFO, task, "ended, since its call was cancelled", None, outcome)
+            return
         level = max(least_level, logging.WARNING if isinstance(outcome, Retried) else logging.ERROR)
         if not self.log.is_enabled_for(level):
             return

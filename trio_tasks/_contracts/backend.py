@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .._tasks.limits import Limits
     from .._tasks.outcome import Outcome, Status, TaskResult
+    from .._tasks.task import TaskOptions
     from .context import WorkerContext
     from .explanation import Explanation
     from .listing import Page, TaskFilters
@@ -263,6 +264,23 @@ class WaitForCompletion(ABC):
           UnknownTaskError: no such task is known.
 
         If it is cancelled, the task goes on.
+        """
+
+
+class CallTask(ABC, Generic[A]):
+    """A backend that can push a task and wait for its result in one call, whose cancellation ends the task."""
+
+    @abstractmethod
+    async def call(self, args: A, type: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+        """Push a task, wait until it is finished, and return its result, or raise its error.
+
+        If it is cancelled, it forgets the task if that waits, cancels its attempt if it runs, in whatever process, and
+        returns only when that has ended, within bounds. A task that it did not push, but found by its unique key, goes
+        on.
+
+        Raises:
+          BaseException: the error of the task, if it has failed or was killed; or what :meth:`TaskSink.push` raises.
+          UnknownTaskError: the task was discarded, or its result is not remembered.
         """
 
 

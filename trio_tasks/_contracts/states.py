@@ -37,6 +37,8 @@ class TaskState(Enum):
     """Running, and to be killed unless this attempt finishes it."""
     REPLACED = "replaced"
     """Running while another task has its unique key: it may finish, but does not wait again."""
+    WITHDRAWN = "withdrawn"
+    """Running, and to be forgotten unless this attempt finishes it: its ``call`` was cancelled."""
     DONE = "done"
     FAILED = "failed"
     KILLED = "killed"
@@ -98,6 +100,8 @@ class TaskEvent(Enum):
     UPDATE = "update"
     RESUME = "resume_by_id"
     DISCARD = "discard"
+    WITHDRAW = "cancelled call"
+    """The ``call`` that had pushed it is cancelled."""
     VACUUM = "vacuum"
 
 
@@ -149,8 +153,9 @@ class Change(NamedTuple):
 
 
 _WAITING = TaskState.WAITING, TaskState.DELAYED
-_RUNNING = TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED
+_RUNNING = TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED, TaskState.WITHDRAWN
 _UNWANTED = TaskState.ABORTING, TaskState.REPLACED
+_COMING_BACK = TaskEvent.RETRIED, TaskEvent.RELEASED, TaskEvent.SUSPENDED, TaskEvent.LEASE_LOST
 _FINAL = TaskState.DONE, TaskState.FAILED, TaskState.KILLED
 STATUSES: Mapping[TaskState, Status] = {
     **dict.fromkeys(_WAITING, Status.Pending),
@@ -169,6 +174,7 @@ _FAILED = Change(TaskState.FAILED, "failed", key=_KEY_ENDED, kept=Retention.AS_D
 _KILLED = Change(TaskState.KILLED, "killed", key=_KEY_ENDED, kept=Retention.AS_DEAD)
 _ENDED = Change(TaskState.KILLED, "killed", key=_KEY_ENDED, kept=Retention.UNTIL_VACUUMED)
 """It is killed by something else than the outcome of its attempt."""
+_FORGOTTEN = Change(TaskState.UNKNOWN, "killed", key=_KEY_FORGOTTEN)
 
 RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     ((TaskState.UNKNOWN,), TaskEvent.PUSH, Change(TaskState.DELAYED, "pushed", key=_TAKEN)),
@@ -187,12 +193,14 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     (_UNWANTED, TaskEvent.RELEASED, _ENDED._replace(attempt=_TAKEN_BACK)),
     (_UNWANTED, TaskEvent.SUSPENDED, _ENDED._replace(attempt=_TAKEN_BACK)),
     (_UNWANTED, TaskEvent.LEASE_LOST, _ENDED),
+    *(((TaskState.WITHDRAWN,), event, _FORGOTTEN) for event in _COMING_BACK),
     # Interventions, and what time brings
     (_WAITING, TaskEvent.EXPIRE, _ENDED),
     (_WAITING, TaskEvent.CANCEL, _ENDED),
     (_WAITING, TaskEvent.REPLACE, _ENDED._replace(key=_HANDED_OVER)),
     ((TaskState.RUNNING,), TaskEvent.REPLACE, Change(TaskState.REPLACED, key=_HANDED_OVER)),
     ((TaskState.ABORTING,), TaskEvent.REPLACE, Change(TaskState.ABORTING, key=_HANDED_OVER)),
+    ((TaskState.WITHDRAWN,), TaskEvent.REPLACE, Change(TaskState.WITHDRAWN, key=_HANDED_OVER)),
     (_RUNNING, TaskEvent.ABORT, Change(TaskState.ABORTING)),
     (_WAITING, TaskEvent.CANCEL_RUNNING, _ENDED),
     (_RUNNING, TaskEvent.CANCEL_RUNNING, Change(TaskState.ABORTING)),
@@ -202,9 +210,11 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
     (_FINAL, TaskEvent.RESUME, Change(TaskState.WAITING, "resumed", _RESET, _TAKEN)),
     (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
-    (_WAITING, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, "killed", key=_KEY_FORGOTTEN)),
+    (_WAITING, TaskEvent.DISCARD, _FORGOTTEN),
     (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
     (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
+    (_WAITING, TaskEvent.WITHDRAW, _FORGOTTEN),
+    ((TaskState.RUNNING, TaskState.REPLACED, TaskState.WITHDRAWN), TaskEvent.WITHDRAW, Change(TaskState.WITHDRAWN)),
 )
 """The rules, each for one state or several. Of those with a delay (:data:`DELAYABLE`), a delay of 0 leads to
 ``WAITING`` in place of ``DELAYED``. ``RESUME`` needs a unique key that is free, or held by the task itself; ``REPLACE``

@@ -344,10 +344,14 @@ class TaskFunction(Generic[P, C, R]):
         If it is cancelled, the task goes on.
         """
         found = await queues.wait_for(task_id)
-        return cast("R", self._result(found.unwrap()))
+        return cast("R", self.result_of(found.unwrap()))
 
-    def _result(self, value: Any) -> Any:
-        """Convert a result that was stored to the return type; one in memory is of that type already."""
+    def result_of(self, value: Any) -> Any:
+        """Convert a result that was stored to the return type; one in memory is of that type already.
+
+        Raises:
+          DecodeError: it is not of that type.
+        """
         if self._returns is None:
             returns: Any = Any
             with suppress(Exception):  # evaluating an annotation may raise anything, and there may be none

@@ -19,9 +19,8 @@ from .._contracts.bulk import UNKNOWN, ChangeReport, check_ids
 from .._contracts.layer import Dispatch, Dispatcher
 from .._contracts.listing import Page
 from .._contracts.sink import TaskSink
-from .._logging import log_and_suppress
 from .._monitor import Monitor, MonitorOptions
-from .._printing import escaped, quoted
+from .._printing import quoted
 from .._tasks.call import Call
 from .._tasks.errors import UnknownTaskError
 from .._tasks.outcome import Status, TaskResult
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .table import FunctionTable
-
-_CANCELLATION = 30.0
-"""Seconds that the storage may take to cancel the task of a call that is cancelled."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -223,25 +219,13 @@ class Queues(WaitForCompletion):
 
         Raises:
           BaseException: the error of the task, if it has failed or was killed; or what :meth:`push` raises.
+          DecodeError: the result is not of the return type.
 
-        If it is cancelled, so is the task, in whatever process it runs. It is not if another push has put it in, whose
-        unique key this one has.
+        If it is cancelled, so is the task, in whatever process it runs, and it returns once that has ended: see
+        :meth:`MemoryStorage.call`.
         """
-        function, storage = self._table.function_of(call), self._storage_of(call)
-        task_id: str | None = None if "id" in options else TaskId.new()  # one that is given may be another task's
-        if task_id is not None:
-            options["id"] = task_id
-        try:
-            pushed = await storage.push_or_get(call, **options)
-            task_id = pushed.id if pushed.is_new else None
-            result: R = await function.result(storage, pushed.id)
-            return result
-        except trio.Cancelled:
-            if task_id is not None:
-                with log_and_suppress("task %s could not be cancelled", escaped(task_id)):
-                    with trio.move_on_after(_CANCELLATION, shield=True):
-                        await storage.cancel(task_id, running=True)
-            raise
+        storage: Any = self._storage_of(call)  # the overloads of its two classes are not alike to a type checker
+        return cast("R", self._table.function_of(call).result_of(await storage.call(call, **options)))
 
     async def push_task(self, task: Task[Call[Any]]) -> TaskId:
         """Push a whole task to the queue of its function; see :meth:`TaskSink.push_task`."""

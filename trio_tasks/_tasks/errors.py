@@ -8,6 +8,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_seconds
+from .._concurrency.exception_groups import is_a
 from .._printing import escaped, quoted
 
 if TYPE_CHECKING:
@@ -39,7 +40,25 @@ class AbortError(OutcomeError):
 
     Args:
       source: the reason, an exception (which becomes the cause) or a text.
+
+    Attributes:
+      by_caller: True if the library has made it, since the ``call`` that had pushed the task was cancelled. The task is
+        then logged at level INFO, and forgotten.
     """
+
+    by_caller: bool = False
+
+
+def withdrawn_error() -> AbortError:
+    """Make the error of a task whose call was cancelled."""
+    error = AbortError("its call was cancelled")
+    error.by_caller = True
+    return error
+
+
+def is_by_caller(error: BaseException) -> bool:
+    """Return True if the error is that of a task whose call was cancelled."""
+    return is_a(error, AbortError) and error.by_caller
 
 
 @final

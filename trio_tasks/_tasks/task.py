@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,12 +14,13 @@ from .._clock import moment_at, seconds_until, wall_after
 from .._printing import escaped, quoted, value_shown
 from .call import Call
 from .extensions import NO_METADATA, Extensions, Metadata
-from .outcome import Status
+from .outcome import Killed, Status
 from .task_id import TaskId
-from .task_info import NOTHING_KNOWN
+from .task_info import NOTHING_KNOWN, PastAttempt
 
 if TYPE_CHECKING:
-    from .outcome import Killed, Released
+    from .errors import AbortError
+    from .outcome import Failed, Released, Retried
     from .retry import RetryPolicy
 
 A_co = TypeVar("A_co", covariant=True)
@@ -300,6 +301,31 @@ class Parts:
 
     def __repr__(self) -> str:
         return f"<Parts of {escaped(self.id)}: {self.status.value}, attempt {self.attempt}>"
+
+
+def failed_attempt(
+    parts: Parts,
+    outcome: Retried | Failed | Killed,
+    now: float,
+    line_of: Callable[[BaseException], str],
+    traceback_of: Callable[[BaseException], str],
+) -> PastAttempt:
+    """Make the entry of the history for an attempt that has failed now."""
+    became, error = type(outcome).__name__.lower(), outcome.error
+    worker, version = getattr(parts.holder, "worker", None), getattr(parts.holder, "version", None)
+    seconds = None if parts.started is None else max(0.0, now - parts.started)
+    told = line_of(error), seconds, traceback_of(error), version
+    return PastAttempt(int(parts.attempt), now, worker, became, *told)
+
+
+def end_attempt(parts: Parts, error: AbortError) -> bool:
+    """Cancel the attempt under way, which is then settled as killed by this error. One that has not begun is settled so
+    without a call of the handler. False if it is over, and only being settled.
+    """
+    if parts.holder is not None:
+        return parts.holder.revoke(Killed(error))
+    parts.unfit = error
+    return True
 
 
 def _parts_again(

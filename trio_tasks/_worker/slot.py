@@ -30,7 +30,7 @@ from .._contracts.lending import SLOTS, is_attempted
 from .._contracts.report import Interruption
 from .._logging import catch_errors, log
 from .._printing import escaped
-from .._tasks.errors import DeadlineError, LeaseLostError, OrphanedError, SuspendError, UnsettledError
+from .._tasks.errors import AbortError, DeadlineError, LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, judge
 from .._tasks.task_info import first_began
 from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
@@ -332,7 +332,7 @@ class Slot:
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
         if parts.unfit is not None and not is_a(parts.unfit, SuspendError):
-            return Failed(error)
+            return Killed(error) if is_a(parts.unfit, AbortError) else Failed(error)
         now, terms = trio.current_time(), parts.terms
         policy = getattr(parts, "policy", self.policy)
         with catch_errors() as caught:

@@ -16,6 +16,7 @@ from .._concurrency.background import run_and_cancelling, run_shielded
 from .._concurrency.exception_groups import leaves, unnested
 from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
 from .._contracts.backend import Feeder, Metrics, RegisterWorker
+from .._contracts.calls import SETTLE_TIMEOUT
 from .._contracts.context import WorkerContext, check_listeners
 from .._contracts.events import Engage, HeartBeat, Idle, Stop
 from .._contracts.layer import Dispatcher, Gate
@@ -179,7 +180,7 @@ class Worker(Generic[A, R]):
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
         on_event: Listener | Iterable[Listener] | None = None,
         version: str | None = None,
-        settle_timeout: float = 10.0,
+        settle_timeout: float = SETTLE_TIMEOUT,
         log: logging.Logger | None = LOGGER,
     ) -> None:
         self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")

@@ -304,9 +304,13 @@ class Changed(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """A change of a row, which is made as by the method of the engine that has the name of the verb."""
+    """A change of a row, which is made as by the method of the engine that has the name of the verb.
 
-    verb: Literal["cancel", "abort", "resume", "forget", "reschedule"]
+    ``withdraw`` has no method: it forgets a row that waits, and requests that the attempt at a RUNNING one ends, which
+    is forgotten then, unless the attempt has finished it; one that is to be aborted stays as it is.
+    """
+
+    verb: Literal["cancel", "abort", "resume", "forget", "reschedule", "withdraw"]
     running: bool = False
     """``cancel``: as the parameter of the method, and so are the next two."""
     delay: float = 0.0
@@ -398,6 +402,8 @@ class Renewal:
     aborted: list[ClaimKey] = field(default_factory=list[ClaimKey])
     """Claims that are to be aborted: of all claims that count, at least those made through this engine, whether they
     were to be renewed or not."""
+    withdrawn: list[ClaimKey] = field(default_factory=list[ClaimKey])
+    """Claims that are to be ended, of the same ones, since the calls that had pushed the rows were cancelled."""
 
 
 class ScheduleRow(NamedTuple):

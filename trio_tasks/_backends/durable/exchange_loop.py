@@ -27,7 +27,7 @@ from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError
 from ..._tasks.task_id import stored_id
 from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind, new_tuple
-from .queue import STALE, abort
+from .queue import STALE, end_attempts
 from .rows import event_of
 
 if TYPE_CHECKING:
@@ -681,14 +681,11 @@ class ExchangeLoop:
         """End the attempts that another process has asked to abort."""
         self._may_have_aborts = False
         self._next_abort_check = trio.current_time() + (0.0 if may_stand_still() else _ABORT_CHECK_INTERVAL)
-        leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
-        if not leased:
+        held = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.claimed()}
+        if not held:
             return  # noqa: ASYNC910  the same
         with log_and_suppress("a storage could not check whether attempts are to be aborted"):
-            renewal = await self._with_engine(self.engine.renew, (), 0.0)
-            for claim_key in renewal.aborted:
-                if claim_key in leased:
-                    abort(leased[claim_key])
+            end_attempts(held, await self._with_engine(self.engine.renew, (), 0.0))
 
     # Prefetched rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import trio
@@ -19,12 +20,13 @@ from ..._contracts.schedules import TaskTemplate
 from ..._contracts.sink import check_storable, check_task
 from ..._contracts.storage_events import Pushed
 from ..._printing import escaped
-from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
+from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError, withdrawn_error
 from ..._tasks.extensions import Metadata
 from ..._tasks.outcome import Status
+from ..._tasks.task import end_attempt
 from .encoding import decode_options, encode_error, encode_options, moment_of
 from .engine import ENDS, ClaimKey, Query, RowChange, State
-from .queue import Lease, abort
+from .queue import Lease, aborted
 from .rows import PLAIN, STATES, check_length, result_of, result_of_ending, task_of
 from .schedules import entry_of, result_of_update, update_of
 from .worker_runs import find_workers
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 _SCHEDULES_POLLED = 1.0
 """Seconds after which schedules are looked at again, which another process may have changed."""
+_LOOKED_APART = 1.0
+"""Seconds between two looks at a task whose lease is over, and which is not taken back yet."""
 _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 _CHANGES: dict[ManyVerb, Literal["cancel", "resume", "forget"]] = {
@@ -151,8 +155,13 @@ class QueueOperations:
 
     # Waiting for a result
 
-    async def wait_for(self, ids: Sequence[str]) -> list[TaskResult[Any]]:
-        """Wait until all of these tasks are finished, and return their results, in the order of the ids."""
+    async def wait_for(self, ids: Sequence[str], *, lends: bool = True) -> list[TaskResult[Any]]:
+        """Wait until all of these tasks are finished, and return their results, in the order of the ids.
+
+        Args:
+          ids: the ids.
+          lends: True lends the slot of the attempt that waits.
+        """
         queue, what = self._queue, f"task {escaped(ids[0])}" if len(ids) == 1 else f"{len(ids)} tasks"
         try:
             with ResultWait(queue.awaited, ids) as wait, Loan(wait.pending, what) as loan:
@@ -160,7 +169,8 @@ class QueueOperations:
                 while wait.pending:
                     if not wait.has_news:
                         self._loop.wake_up.set()  # the loop polls while a result is awaited
-                        loan.begin()
+                        if lends:
+                            loan.begin()
                         await wait.wait(self._loop.engine.now())
                     await self._look(wait)
         finally:
@@ -251,7 +261,7 @@ class QueueOperations:
         error = encode_error(AbortError("cancelled while it waited"))
         cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, running)
         if isinstance(cancelled, ClaimKey):
-            self._abort_here(task_id, cancelled)
+            self._end_here(task_id, cancelled, aborted())
             return True
         if cancelled:
             self._loop.check_queues()
@@ -261,14 +271,30 @@ class QueueOperations:
         """Cancel the attempt under way, in whatever process."""
         claim_key: ClaimKey | None = await self._do("abort", task_id)
         if claim_key is not None:
-            self._abort_here(task_id, claim_key)
+            self._end_here(task_id, claim_key, aborted())
         return claim_key is not None
 
-    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
+    def _end_here(self, task_id: str, claim_key: ClaimKey, error: AbortError) -> None:
         """Cancel the attempt under this claim, if it is made in this process."""
-        parts = self._queue.leased.get(task_id)
-        if parts is not None and parts.context.claim_key == claim_key:
-            abort(parts)
+        for parts in self._queue.claimed():
+            if parts.id == task_id and parts.context.claim_key == claim_key:
+                end_attempt(parts, error)
+
+    async def withdraw(self, task_id: str) -> None:
+        """End a task whose call was cancelled: forget it if it waits, and otherwise cancel its attempt, in whatever
+        process. Return once it has ended.
+        """
+        change = RowChange("withdraw")
+        [answer] = await self._loop.ask(self._loop.engine.change_each, self._queue.name, change, [task_id])
+        self._loop.check_queues()
+        if isinstance(answer, ClaimKey):
+            self._end_here(task_id, answer, withdrawn_error())
+        while (stored := await self._do("find", task_id)) is not None and stored.state == State.RUNNING:
+            with trio.move_on_after(max(_LOOKED_APART, stored.due - self._loop.engine.now())):
+                with suppress(UnknownTaskError):
+                    await self.wait_for([task_id], lends=False)
+                return
+            await self.resume_abandoned()  # its worker has died, and its lease is over
 
     async def resume(self, task_id: str) -> bool:
         """Make a finished task wait again."""
@@ -358,7 +384,7 @@ class QueueOperations:
                     continue
                 builder.add(task_id, None)
                 if isinstance(answer, ClaimKey):
-                    self._abort_here(task_id, answer)
+                    self._end_here(task_id, answer, aborted())
             self._loop.check_queues()
         return builder.report()  # noqa: ASYNC910  there is a batch at least
 

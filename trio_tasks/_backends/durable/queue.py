@@ -19,17 +19,17 @@ from ..._contracts.result_waits import ResultWaits
 from ..._contracts.sink import PushHooks
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
-from ..._tasks.errors import AbortError, BackendError, SuspendError
+from ..._tasks.errors import AbortError, BackendError, SuspendError, withdrawn_error
 from ..._tasks.limits import check_limits
-from ..._tasks.outcome import Killed, Released, Status
-from ..._tasks.task import Parts, Task, attempt_number
+from ..._tasks.outcome import Released, Status
+from ..._tasks.task import Parts, Task, attempt_number, end_attempt
 from ..._tasks.task_id import stored_id
 from .encoding import decode_history, decode_options, ends_in_loss, moment_of, unreadable_since
 from .engine import ClaimKey, Settlement, SettlementKind
 from .worker_runs import WorkerRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from ..._codecs.codec import Codec
     from ..._contracts.deadlines import DefaultDeadline
@@ -59,9 +59,19 @@ _ROUNDS = 3
 """and rounds of the exchange loop that have to pass before, since a round may take longer than that."""
 
 
-def abort(parts: Parts) -> bool:
-    """Cancel the running attempt at a task, which is then settled as killed; False if there is none."""
-    return parts.holder is not None and parts.holder.revoke(Killed(AbortError("aborted while it ran")))
+def aborted() -> AbortError:
+    """Make the error of a task that was aborted."""
+    return AbortError("aborted while it ran")
+
+
+def end_attempts(held: Mapping[ClaimKey, Parts], renewal: Renewal) -> None:
+    """End those of these attempts that are to be aborted, or whose calls were cancelled."""
+    for claim in renewal.aborted:
+        if claim in held:
+            end_attempt(held[claim], aborted())
+    for claim in renewal.withdrawn:
+        if claim in held:
+            end_attempt(held[claim], withdrawn_error())
 
 
 @final
@@ -485,11 +495,14 @@ class QueueState:
         for claim in renewal.lost:
             if (parts := held.pop(claim, None)) is not None:
                 self.lose_lease(parts)
-        for claim in renewal.aborted:
-            if claim in held:
-                abort(held[claim])
+        end_attempts(held, renewal)
         for parts in held.values():
             parts.context.until = until
+
+    def claimed(self) -> Iterator[Parts]:
+        """All tasks that are claimed here, begun or not."""
+        yield from self.leased.values()
+        yield from (task.parts for task in self.prefetched)
 
     def prune(self, now: float) -> None:
         """Forget expired leases of tasks that no worker runs."""

@@ -23,7 +23,7 @@ from ..._contracts.states import STATUSES, TaskState
 from ..._contracts.storage_events import Cancelled, DeadlinePassed, Expired, Replaced
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
-from ..._tasks.errors import BackendError, DuplicateTaskError, UnsettledError
+from ..._tasks.errors import BackendError, DuplicateTaskError, UnsettledError, is_by_caller
 from ..._tasks.extensions import NO_METADATA
 from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number, check_ends
@@ -173,7 +173,7 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
     history = with_attempt(lease.packed_history, entry)
     packed_error = encode_error(outcome.error)
     run_at = microseconds_of(wall_after(after)) if after else None
-    key, token, keep = lease.key, lease.token, queue.keep_dead
+    key, token, keep = lease.key, lease.token, 0.0 if is_by_caller(outcome.error) else queue.keep_dead
     return Settlement(queue.name, key, token, kind, after, packed_error, history, keep, run_at=run_at, worker=worker)
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.backend import (
+    CallTask,
     ReceiveNowaitBackend,
     RegisterWorker,
     StoreSchedules,
     TransferTasks,
     Watch,
 )
+from ..._contracts.calls import make_call
 from ..._contracts.context import WorkerContext
 from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
@@ -70,6 +72,7 @@ T = TypeVar("T")
 
 class DurableStorage(
     TaskSink[A],
+    CallTask[A],
     ReceiveNowaitBackend[A],
     RegisterWorker,
     DurableCapabilities[A],
@@ -292,6 +295,35 @@ class DurableStorage(
             self._check_open()
         engine = self._loop.engine
         return row_of(task, self._queue, engine.longest, now or engine.now)
+
+    # Calling
+
+    @overload
+    async def call(self, args: A, type: type[R], **options: Unpack[TaskOptions]) -> R: ...
+    @overload
+    async def call(self, args: A, type: None = None, **options: Unpack[TaskOptions]) -> Any: ...
+    async def call(self, args: A, type: Any = None, **options: Unpack[TaskOptions]) -> Any:
+        """Push a task, wait until it is finished, in any process, and return its result, or raise its error.
+
+        >>> receipt = await storage.call(Email(to="a@example.com"), Receipt)
+
+        Args:
+          args: the value that the handler is given.
+          type: a class that the result is an instance of, as for :meth:`wait_for`; default any value.
+          options: those of :meth:`push`.
+
+        Raises:
+          BaseException: the error of the task, if it has failed or was killed; or what :meth:`push` raises.
+          TypeError: the result is not an instance of ``type``.
+          UnknownTaskError: the task was discarded, or its result is not remembered.
+
+        If it is cancelled, a task that waits is forgotten, and an attempt under way is cancelled, in whatever process.
+        It returns when that has ended: then nothing of the task runs any more. If that takes longer than one lease and
+        10 seconds, a warning names the task, and it returns all the same. Such an end is logged at level INFO, counted
+        as killed, and not kept as a dead letter. A task that this call did not push, but found by its unique key, is
+        left alone.
+        """
+        return await make_call(self, args, type, options, self._operations.withdraw, self.lease)
 
     # Receiving
 

@@ -13,7 +13,7 @@ from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..._tasks.limits import Limits, check_limits
 from ..durable.engine import LATEST, ScheduleRow
-from .rows import COUNTS, DELAYED, GIVEN_UP, GONE, LIVE, RUNNING, SUSPENDED, TIMED, WAITING, Row, TimedKey
+from .rows import COUNTS, DELAYED, GIVEN_UP, GONE, LIVE, RUNNING, SUSPENDED, TIMED, WAITING, WITHDRAWN, Row, TimedKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -205,7 +205,7 @@ def _is_sound(row: Any) -> bool:
         and type(row.id) is str
         and row.id != ""
         and type(row.payload) is bytes
-        and type(row.requested_end) in (bool, str)
+        and (type(row.requested_end) in (bool, str) or row.requested_end is WITHDRAWN)
         and WAITING <= row.state < GONE
         and row.attempt >= 0
         and (_is_moment(row.since) or (row.since == math.inf and row.state == DELAYED))

@@ -30,6 +30,7 @@ from ..durable.engine import (
 from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
 from .rows import (
+    ABORTED,
     DELAYED,
     DONE,
     FAILED,
@@ -41,6 +42,7 @@ from .rows import (
     RESUMED,
     RUNNING,
     WAITING,
+    WITHDRAWN,
     QueueRows,
     Row,
 )
@@ -80,8 +82,8 @@ class Operations:
     def renew(self, held: Sequence[ClaimKey], until: float) -> Renewal:
         """Set the end of these leases, and return the rows that are to be aborted."""
         lost = [each for each in held if not self._state.renew(each, until)]
-        running = (row for queue_rows in self._state.queues.values() for row in queue_rows.running.values())
-        return Renewal(lost, [ClaimKey(row.key, row.token) for row in running if row.requested_end is True])
+        running = [row for queue_rows in self._state.queues.values() for row in queue_rows.running.values()]
+        return Renewal(lost, _claims(running, ABORTED), _claims(running, WITHDRAWN))
 
     def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
         """Return the row of this id."""
@@ -258,6 +260,8 @@ class Operations:
             return self.cancel(queue, task_id, _cancelled_error(), change.running)
         if change.verb == "abort":
             return self.abort(queue, task_id) or False
+        if change.verb == "withdraw":
+            return self.withdraw(queue, task_id)
         if change.verb == "forget":
             return self.forget(queue, task_id).number > 0
         if change.verb == "reschedule":
@@ -281,7 +285,20 @@ class Operations:
         if row is None or row.state != RUNNING:
             return None
         self._state.touch(row)
-        row.requested_end = True
+        row.requested_end = ABORTED
+        return ClaimKey(row.key, row.token)
+
+    def withdraw(self, queue: str, task_id: str) -> bool | ClaimKey:
+        """Remove the row if it waits, or note that it is to end; False if that is noted, or not needed."""
+        state = self._state
+        row = state.current_row(queue, task_id)
+        if row is None or row.state > RUNNING or (row.state == RUNNING and row.requested_end is ABORTED):
+            return False
+        state.touch(row)
+        if row.state != RUNNING:
+            state.discard(row)
+            return True
+        row.requested_end = WITHDRAWN
         return ClaimKey(row.key, row.token)
 
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None) -> bool:
@@ -379,6 +396,11 @@ class Operations:
     def _waiting_row(self, queue: str, task_id: str) -> Row | None:
         row = self._state.current_row(queue, task_id)
         return row if row is not None and row.state <= DELAYED else None
+
+
+def _claims(rows: Iterable[Row], end: int) -> list[ClaimKey]:
+    """Return the claims of those of these rows for which this end is requested."""
+    return [ClaimKey(row.key, row.token) for row in rows if row.requested_end == end]
 
 
 def _counts(queue: QueueRows) -> dict[str, int]:

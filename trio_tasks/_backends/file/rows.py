@@ -37,6 +37,9 @@ TIMED = "time"
 """The ``unique_until`` of a row that was pushed with a time for which its key is held, in ``QueueRows.timed_keys``;"""
 GIVEN_UP = "given up"
 """and of one that does not hold its key any more, as it has begun, or was replaced."""
+ABORTED, WITHDRAWN = True, 2
+"""The ``requested_end`` of a row that is to be aborted; and of one that is forgotten after that, as its call was
+cancelled."""
 
 PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, PAUSED, LIVE = range(10)
 """Indexes of the counts of a queue; ``PAUSED`` is 1 if it is paused."""
@@ -50,7 +53,7 @@ _OVERHEAD = 120
 class Row:
     """A task, as the journal has it. ``key`` is its number, and ``group`` is what a user calls its key; ``since`` is
     when it first waited, or was finished; ``due`` as in ``Stored``; ``requested_end`` is why it is not to come back
-    from its attempt: True if it is to be aborted, or the id of the task that replaced it; ``unique_until`` is the end
+    from its attempt: ``ABORTED``, ``WITHDRAWN``, or the id of the task that replaced it; ``unique_until`` is the end
     of the time for which it holds its unique key, as in ``NewRow``, or ``TIMED``, or ``GIVEN_UP``."""
 
     __slots__ = (
@@ -118,7 +121,7 @@ class Row:
         self.history: bytes | None = None
         self.worker: str | None = None
         self.progress: bytes | None = None
-        self.requested_end: bool | str = False
+        self.requested_end: bool | int | str = False
         self.run_at: int | None = None
         self.by_wall = False
         self.suspended: str | None = None  # the reason of the suspension that delays it

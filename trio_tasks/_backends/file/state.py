@@ -18,6 +18,7 @@ from ..._contracts.states import FREED, KeyChange
 from ..durable.encoding import aborted_error, deadline_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, KilledRow, KillReason
 from .rows import (
+    ABORTED,
     DELAYED,
     GIVEN_UP,
     GONE,
@@ -28,6 +29,7 @@ from .rows import (
     RUNNING,
     TIMED,
     WAITING,
+    WITHDRAWN,
     QueueRows,
     Row,
     TimedKey,
@@ -426,9 +428,12 @@ class JournalState:
         None. If it was to be aborted, or was replaced, it is killed.
         """
         row.expires = row.deadline
-        if row.requested_end is True:
+        if row.requested_end is ABORTED:
             self.kill(row, aborted_error(), KillReason.NOT_AGAIN)
-        elif row.requested_end:
+        elif row.requested_end == WITHDRAWN:
+            self.touch(row)
+            self.discard(row, KillReason.NOT_AGAIN)
+        elif isinstance(row.requested_end, str):
             self.kill(row, replaced_error(row.requested_end), KillReason.REPLACED, row.requested_end)
         elif row.unique is not None and (holder := self.take_key(row)) is not None:
             # An older version replaced it, and did not record that.
@@ -455,10 +460,10 @@ class JournalState:
         self.finish(row, KILLED, KILLS, error, math.inf)
         self.killed.append(KilledRow(row.queue.name, row.id, reason, by))
 
-    def discard(self, row: Row) -> None:
-        """Remove a waiting row, already touched, which counts as killed."""
+    def discard(self, row: Row, reason: KillReason = KillReason.CANCELLED) -> None:
+        """Remove a live row, already touched, which counts as killed."""
         self.finish(row, KILLED, KILLS, None, 0.0)
-        self.killed.append(KilledRow(row.queue.name, row.id, KillReason.CANCELLED))
+        self.killed.append(KilledRow(row.queue.name, row.id, reason))
 
     def expire(self, row: Row) -> None:
         """Kill a row that was not claimed in time, or whose deadline is over; it is finished since its moment."""

@@ -10,7 +10,22 @@ from ..._printing import escaped
 from ..._tasks.errors import BackendError
 from ..durable.engine import READ_AT_ONCE, RowsRead
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
-from .rows import DELAYED, DONE, FAILED, FAILURES, GIVEN_UP, KILLED, KILLS, RUNNING, SUCCEEDED, TIMED, Row, TimedKey
+from .rows import (
+    ABORTED,
+    DELAYED,
+    DONE,
+    FAILED,
+    FAILURES,
+    GIVEN_UP,
+    KILLED,
+    KILLS,
+    RUNNING,
+    SUCCEEDED,
+    TIMED,
+    WITHDRAWN,
+    Row,
+    TimedKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +74,7 @@ class TransferRows:
     def _task_of(self, row: Row, now: float) -> StoredTask:
         state = row.state
         unique, until = self._held_key(row, now)
-        is_aborting = row.requested_end is True and state == RUNNING
+        is_aborting = row.requested_end in (ABORTED, WITHDRAWN) and state == RUNNING
         return StoredTask(
             id=row.id,
             state=STATES[state],

@@ -30,7 +30,7 @@ from .driver import RowRefusedError, Writer, is_refusal
 from .groups import MOST_MOVED
 from .minutes import MinuteTable
 from .orphan_watch import OrphanWatch
-from .task_table import DROP, HELD, Due, TaskTable, unwanted
+from .task_table import DROP, HELD, WITHDRAW, Due, TaskTable, unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -252,7 +252,8 @@ class ExchangeSql:
             if each.kind in NOT_COUNTED:
                 self.table.take_off_attempt(each.key)
             self.table.note_end(each.queue, task_id, requested_end)
-            each = each._replace(kind=SettlementKind.KILLED, result=unwanted(requested_end), keep=math.inf)
+            keep = 0.0 if requested_end == WITHDRAW else math.inf
+            each = each._replace(kind=SettlementKind.KILLED, result=unwanted(requested_end), keep=keep)
         self.table.finish(each, now)
         return True
 
@@ -623,8 +624,11 @@ class ExchangeSql:
         """Make a due row ready, take it back or expire it."""
         if row.state == State.RUNNING:
             self.table.take_back(queue, row, now)
-            if row.requested_end is not None:
+            if row.requested_end == WITHDRAW:
+                self.table.discard(queue, row.seq, State.WAITING, row.suspended)
+            elif row.requested_end is not None:
                 self.table.kill(queue, row.seq, unwanted(row.requested_end), now, State.WAITING, row.suspended)
+            if row.requested_end is not None:
                 self.table.note_end(name, row.id, row.requested_end)
             elif row.deadline is not None and row.deadline <= now:
                 self.table.end_late(name, queue, row.seq, row.id, now, State.WAITING, None, at=row.deadline)

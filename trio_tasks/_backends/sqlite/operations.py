@@ -34,7 +34,7 @@ from ..durable.rows import refusal_of
 from .counters import text
 from .minutes import MinuteTable
 from .search import rows_by_key, search
-from .task_table import KEPT_COUNTER, ready_at
+from .task_table import ABORT, KEPT_COUNTER, WITHDRAW, ready_at
 from .transfer import TransferSql
 from .unique_keys import stored_until
 from .wakeup import Address
@@ -139,6 +139,10 @@ _SCHEDULES = "SELECT name, revision, body FROM trio_tasks_schedule WHERE revisio
 _SCHEDULE = "SELECT name, revision, body FROM trio_tasks_schedule WHERE name = ? AND +revision > ?"
 _SET_SCHEDULE = "INSERT OR REPLACE INTO trio_tasks_schedule (name, revision, body) VALUES (?, ?, ?)"
 _FORGET_SCHEDULES = "DELETE FROM trio_tasks_schedule WHERE body IS NULL AND revision < ?"
+_TO_WITHDRAW = """
+SELECT seq, token FROM trio_tasks_task
+WHERE queue = ? AND id = ? AND state = 2 AND coalesce(requested_end, '') != ?
+"""
 _MOST_WORKERS = 1000
 """Workers that are listed at most, dead ones among them."""
 
@@ -340,6 +344,8 @@ class Operations:
             return self.cancel(queue, task_id, _cancelled_error(), change.running, now)
         if change.verb == "abort":
             return self.abort(queue, task_id) or False
+        if change.verb == "withdraw":
+            return self.withdraw(queue, task_id, now)
         if change.verb == "forget":
             return self.forget(queue, task_id, now).number > 0
         if change.verb == "reschedule":
@@ -370,6 +376,27 @@ class Operations:
         held = ClaimKey._make(rows[0])
         self._connection.execute("UPDATE trio_tasks_task SET requested_end = 'abort' WHERE seq = ?", (held.key,))
         return held
+
+    def withdraw(self, queue: str, task_id: str, now: float) -> bool | ClaimKey:
+        """Delete the row if it waits, or request the end of its attempt; False if that is requested, or not needed."""
+        number = self._counters.known(queue)
+        self._expire(queue, number, task_id, now)
+        if self._discard_waiting(queue, number, task_id):
+            return True
+        rows = self._connection.execute(_TO_WITHDRAW, (number, task_id, ABORT))
+        if not rows:
+            return False
+        held = ClaimKey._make(rows[0])
+        self._connection.execute("UPDATE trio_tasks_task SET requested_end = ? WHERE seq = ?", (WITHDRAW, held.key))
+        return held
+
+    def _discard_waiting(self, queue: str, number: int, task_id: str) -> bool:
+        """Delete the row of this id if it waits."""
+        waiting = self._row_that_waits(number, task_id)
+        if waiting is not None:
+            self._table.discard(number, *waiting)
+            self._table.note_killed(queue, task_id, KillReason.CANCELLED)
+        return waiting is not None
 
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
         """Set the time at which the row is ready, if it waits."""
@@ -469,11 +496,8 @@ class Operations:
             for seq, state in found:
                 self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
                 self._counters.count(number, **{KEPT_COUNTER[State(state)]: -1})
-            waiting = self._row_that_waits(number, task_id)
-            if waiting is not None:
-                self._table.discard(number, *waiting)
-                self._table.note_killed(queue, task_id, KillReason.CANCELLED)
-            return Part(len(found) + (waiting is not None), is_more=False)
+            is_discarded = self._discard_waiting(queue, number, task_id)
+            return Part(len(found) + is_discarded, is_more=False)
         if self._table.expire(queue, number, now, _EXPIRED_AT_ONCE) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
         swept = self._table.sweep(number, now, _FORGOTTEN)  # their time was up: they are not in the number returned

@@ -34,6 +34,7 @@ from .exchange import ExchangeSql
 from .opening import View, find_file
 from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, log_size, next_session, prepare, store_info
+from .task_table import ABORT, WITHDRAW
 from .wakeup import KEY_SIZE, is_answered
 
 if TYPE_CHECKING:
@@ -455,12 +456,15 @@ class Session:
         kept = self._sql.table.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
-        to_abort = self._connection.execute(
-            "SELECT seq, token FROM trio_tasks_task "
-            "WHERE token BETWEEN ? AND ? AND requested_end = 'abort' AND state = 2",
+        to_end = self._connection.execute(
+            "SELECT seq, token, requested_end FROM trio_tasks_task "
+            "WHERE token BETWEEN ? AND ? AND requested_end IN ('abort', 'withdraw') AND state = 2",
             (first, first + 2**32),
         )
-        return Renewal(lost, list(map(ClaimKey._make, to_abort)))
+        aborted, withdrawn = (
+            [ClaimKey(row[0], row[1]) for row in to_end if row[2] == end] for end in (ABORT, WITHDRAW)
+        )
+        return Renewal(lost, aborted, withdrawn)
 
     def register(self, queue: str, workers: Sequence[WorkerRow], now: float) -> None:
         """See :meth:`Engine.register`."""

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 _LAST_ORDER_KEY = 2**63 - 1
 ABORT = "abort"
-_REPLACED = "replaced by "
-"""Values of ``requested_end``: the attempt is to be aborted; or the row has a successor, whose id follows."""
+WITHDRAW = "withdraw"
+REPLACED = "replaced by "
+"""Values of ``requested_end``: the attempt is to be aborted; the same, and the row is then forgotten, as its call was
+cancelled; or the row has a successor, whose id follows."""
 _COUNTERS = {kind: change.counter or "" for kind, change in CHANGES.items()}
 KEPT_COUNTER = {State.DONE: "kept_done", State.FAILED: "kept_failed", State.KILLED: "kept_killed"}
 """The counter of the rows that are kept in each final state."""
@@ -100,10 +102,10 @@ class TaskTable:
 
     def note_end(self, queue: str, task_id: str, requested_end: str) -> None:
         """Note that a row was killed which ran, and must not wait again."""
-        if requested_end == ABORT:
+        if requested_end in (ABORT, WITHDRAW):
             self.note_killed(queue, task_id, KillReason.NOT_AGAIN)
         else:
-            self.note_killed(queue, task_id, KillReason.REPLACED, requested_end.removeprefix(_REPLACED))
+            self.note_killed(queue, task_id, KillReason.REPLACED, requested_end.removeprefix(REPLACED))
 
     def take_killed(self) -> list[KilledRow]:
         """Return what was noted since this was last called."""
@@ -320,7 +322,7 @@ class TaskTable:
         """Give the unique key of a running row to its successor; the row may end, but does not wait again."""
         self._connection.execute(
             "UPDATE trio_tasks_task SET uniq = NULL, requested_end = coalesce(requested_end, ?) WHERE seq = ?",
-            (_REPLACED + successor, seq),
+            (REPLACED + successor, seq),
         )
 
     def key_holder(self, name: str, queue: int, key: str, now: float) -> KeyHolder | None:
@@ -344,6 +346,6 @@ class TaskTable:
 
 def unwanted(requested_end: str) -> bytes:
     """Return the error of a running row that must not wait again: it was aborted, or another row has its unique key."""
-    if requested_end == ABORT:
+    if requested_end in (ABORT, WITHDRAW):
         return aborted_error()
-    return replaced_error(requested_end.removeprefix(_REPLACED))
+    return replaced_error(requested_end.removeprefix(REPLACED))

@@ -9,7 +9,7 @@ from ..durable.engine import READ_AT_ONCE, RowsRead, State
 from ..durable.transfer import OTHER_TASK, key_is_held, terms_of
 from .counters import text
 from .driver import RowRefusedError
-from .task_table import KEPT_COUNTER, ready_at
+from .task_table import ABORT, KEPT_COUNTER, REPLACED, WITHDRAW, ready_at
 from .unique_keys import stored_until
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .task_table import TaskTable
 
 _LAST_ORDER_KEY = 2**63 - 1
-_ABORT, _REPLACED = "abort", "replaced by "
 _KEPT = "NOT (state > 2 AND due NOTNULL AND due <= ?)"
 SIZES = f"""
 SELECT seq, length(payload) + coalesce(length(options), 0) + coalesce(length(result), 0) + coalesce(length(history), 0)
@@ -95,7 +94,7 @@ class TransferSql:
         needs_no_key = state > State.RUNNING or (state is State.RUNNING and end is not None)  # but one to be kept
         if unique is None or (needs_no_key and until is None):
             unique, until = self._timed_key(queue, task_id, options, pushed, now)
-        is_aborting = end == _ABORT and state is State.RUNNING
+        is_aborting = end in (ABORT, WITHDRAW) and state is State.RUNNING
         is_replaced = end is not None and state is State.RUNNING and not is_aborting
         return StoredTask(
             id=text(task_id),
@@ -117,7 +116,7 @@ class TransferSql:
             unique_until=until or "end",
             suspended=suspended if state is State.DELAYED else None,
             is_aborting=is_aborting,
-            replaced_by=text(end).removeprefix(_REPLACED) if is_replaced else None,
+            replaced_by=text(end).removeprefix(REPLACED) if is_replaced else None,
             worker=worker,
             result=result,
             history=history,
@@ -188,7 +187,7 @@ def _values(queue: int, task: StoredTask, now: float) -> tuple[Any, ...]:
     moment = task.due if state is State.DELAYED else task.since
     assert moment is not None
     order_key = min(round(min(moment, 1e13) * 1e6), _LAST_ORDER_KEY)
-    end = _ABORT if task.is_aborting else _REPLACED + task.replaced_by if task.replaced_by is not None else None
+    end = ABORT if task.is_aborting else REPLACED + task.replaced_by if task.replaced_by is not None else None
     wall = task.run_at / 1e6 if task.by_wall_clock and task.run_at is not None else None
     unique, until = None, None
     if task.unique is not None and isinstance(task.unique_until, str):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import ListTasks
-from ..._tasks.errors import DuplicateTaskError, LeaseLostError, RetryAfterError
+from ..._contracts.backend import CallTask, FetchById, ListTasks, Metrics
+from ..._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, RetryAfterError
 from ..._tasks.outcome import Released, Status, Succeeded
 from ..._tasks.task import Task
 from ..._worker.worker import Worker
@@ -276,3 +277,87 @@ async def at_each_step(attempt: Callable[[int], Awaitable[bool]]) -> None:
             broken.what += f" (cancelled before step {step})"
             raise
     raise RuleBroken("a check that is cancelled at each of its steps", f"no end after {MOST_STEPS} steps", "an end")
+
+
+# Calls
+
+
+@rule(3, CallTask)
+async def a_call_returns_the_result_of_its_task(harness: Harness) -> None:
+    """call pushes a task, and returns its result, or raises its error."""
+
+    async def fail_or_count(task: Task[Any]) -> int:
+        await trio.lowlevel.checkpoint()
+        if task.args == harness.args(0):
+            raise AbortError("no")
+        return int(task.parts.attempt)
+
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("called", harness.backend, fail_or_count, concurrency=1)
+        await nursery.start(worker.run)
+        expect("the result of a call", await other.call(harness.args(1)), 1)
+        error: object = None
+        try:
+            await other.call(harness.args(0))
+        except AbortError as caught:
+            error = caught
+        expect("the error of a call whose task was killed", str(error), "no")
+        nursery.cancel_scope.cancel()
+
+
+@rule(1, CallTask)
+async def a_cancelled_call_ends_its_task(harness: Harness) -> None:
+    """A call that is cancelled returns when its task has ended, whether that waited or ran, and nothing is left of it;
+    it counts as killed.
+    """
+    begun, ended = list[int](), list[int]()
+
+    async def hang(task: Task[Any]) -> None:
+        begun.append(1)
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(1)
+
+    async def call(other: Any, **options: Any) -> None:
+        with calling:
+            await other.call(harness.args(1), id=task_id, **options)
+        expect("attempts that go on when a cancelled call returns", len(begun) - len(ended), 0)
+
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("called", harness.backend, hang, concurrency=1)
+        await nursery.start(worker.run)
+        for task_id, options in (("running", {}), ("waiting", {"delay": 3600.0})):
+            async with trio.open_nursery() as callers:
+                calling = trio.CancelScope()
+                harness.note_pushed(1, task_id)
+                callers.start_soon(partial(call, other, **options))
+                if not options:
+                    await harness.wait_until(lambda: bool(begun), "the attempt of a call", "begun")
+                elif isinstance(other, FetchById):
+                    await _until_known(harness, other, task_id)
+                calling.cancel()
+            if isinstance(other, FetchById):
+                expect(f"what is left of a task that was {task_id}", await other.fetch_by_id(task_id), None)
+        nursery.cancel_scope.cancel()
+    if isinstance(harness.backend, Metrics):
+        metrics = await harness.backend.metrics()
+        expect("the numbers of those that run and wait", (metrics["running"], metrics["waiting"]), (0, 0))
+    await harness.expect_nothing()
+
+
+async def _until_known(harness: Harness, backend: FetchById, task_id: str) -> None:
+    """Wait until the task of a call is there."""
+    with harness.limit(harness.max_wait):
+        while await backend.fetch_by_id(task_id) is None:  # noqa: ASYNC110  a call tells of its push to nobody
+            await trio.sleep(0.01)
+
+
+@rule(2, CallTask)
+async def a_cancelled_call_leaves_the_holder_of_its_key_alone(harness: Harness) -> None:
+    """A call whose unique key is taken waits for the task that has it, which goes on if the call is cancelled."""
+    await harness.push(1, unique="key")
+    with harness.limit(0.1) as scope:
+        await harness.backend.call(harness.args(2), unique="key")
+    expect("whether the call was cancelled", scope.cancelled_caught, True)
+    await harness.receive_number(1)
