@@ -400,9 +400,12 @@ async def test_wrong_limits_are_refused(opened: Opener, tmp_path: Path) -> None:
 
 def test_wrong_limits_of_a_constructor_are_refused(tmp_path: Path) -> None:
     wrong: Any = {"per_key": 2}
-    for kind in (MemoryStorage, *STORED):
+    with pytest.raises(TypeError, match="limits must be Limits"):
+        MemoryStorage[int](limits=wrong)
+    kind: Any
+    for kind in STORED:
         with pytest.raises(TypeError, match="limits must be Limits"):
-            kind(*([] if kind is MemoryStorage else [tmp_path / "tasks"]), limits=wrong)
+            kind(tmp_path / "tasks", limits=wrong)
 
 
 @everywhere

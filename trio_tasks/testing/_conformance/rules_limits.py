@@ -34,10 +34,12 @@ async def _limited(harness: Harness, limits: Limits | None = None, **of_keys: Li
     await harness.backend.set_limits(None)
 
 
-async def _push_keys(harness: Harness, *keys: str | None, priority: int = 0) -> None:
+async def _push_keys(  # noqa: ASYNC910  there is one key at least
+    harness: Harness, *keys: str | None
+) -> None:
     """Push a task of each key, with ascending numbers from 0."""
     for number, key in enumerate(keys):
-        await harness.push(number, priority=priority, **({} if key is None else {"key": key}))
+        await harness.push(number, **({} if key is None else {"key": key}))
 
 
 async def _receive_all(harness: Harness, number: int) -> list[int]:
@@ -47,7 +49,7 @@ async def _receive_all(harness: Harness, number: int) -> list[int]:
         task = await harness.receive()
         numbers.append(harness.number(task))
         await harness.settle(task, Succeeded(None))
-    return numbers
+    return numbers  # noqa: ASYNC910  there is one at least
 
 
 @rule(15, SetLimits)
