@@ -196,6 +196,9 @@ class KnowsNoLowPriority(LeasedStorage):
     def order(self, row: Row) -> Any:
         return -max(0, row.parts.priority), row.place
 
+    def level_of(self, row: Row) -> int:
+        return max(0, row.parts.priority)
+
 
 @breaks("a_delay_is_waited_for", "a_restart_loses_nothing")
 class IsEarly(LeasedStorage):
@@ -1108,7 +1111,8 @@ class HasOneRateForAllKeys(LeasedStorage):
 class AddsUpLimits(LeasedStorage):
     def limits_of(self, key: str) -> Limits | None:
         own, queue = super().limits_of(key), self.store.limits.get(None)
-        return own if queue is None or own is None or own.per_key is not None else queue
+        says_something = own is not None and (own.per_key or own.rate_per_key) is not None
+        return own if queue is None or says_something else queue
 
 
 @breaks("a_higher_limit_serves_those_that_wait")
