@@ -8,6 +8,7 @@ import math
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
@@ -26,6 +27,7 @@ from trio_tasks import (
     LeaseLostError,
     Limits,
     MemoryStorage,
+    Monitor,
     Released,
     Retried,
     RetryPolicy,
@@ -149,6 +151,45 @@ def test_a_storage_says_that_pushes_inherit(kind: str, tmp_path: Path) -> None:
                 assert (await other.fetch_by_id(await other.push(1))).parts.deadline is not None
                 with trio.CancelScope(shield=True):
                     assert await deadline_of(deadline="inherit") is None
+
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
+
+
+def test_a_shutdown_is_no_deadline_that_an_attempt_passes_on() -> None:
+    """The scopes around a worker bound its run. What its attempts push is for the next run."""
+
+    async def main() -> None:
+        storage = MemoryStorage[int](deadline="inherit")
+        pushed: list[TaskId] = []
+
+        async def push() -> None:
+            pushed.append(await storage.push(9, delay=100))
+
+        async def handler(number: int, nursery: trio.Nursery) -> None:
+            await trio.sleep(2)  # until the shutdown has begun
+            assert left() < 20
+            await push()
+            nursery.start_soon(push)
+            with trio.fail_after(30):
+                await push()
+            with trio.fail_after(3):
+                await push()
+
+        async def run(deadline: float | None) -> Counter[float | None]:
+            """Run a worker until it is shut down; return the seconds that its pushes have inherited."""
+            pushed.clear()
+            await storage.push(1, deadline=deadline)
+            async with Monitor(shutdown_timeout=10) as monitor:
+                monitor.register(Worker("w", storage, handler))
+                await trio.sleep(1)
+                monitor.shutdown()
+            parts = [each.parts for each in await storage.fetch_by_id(pushed) if each is not None]
+            return Counter(each.deadline and round(each.deadline - (each.pushed or 0.0)) for each in parts)
+
+        assert await run(None) == Counter([None, 30, 3, None])
+        with trio.fail_after(500):  # around the run of the worker
+            assert await run(40) == Counter([38, 30, 3, 38])
 
     with virtual_clock() as clock:
         trio.run(main, clock=clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakSet
 
 import trio
 
@@ -83,8 +84,30 @@ def inherited(*, needed: bool) -> float | None:
 
 
 def _rest() -> float | None:
-    rest = trio.current_effective_deadline() - trio.current_time()
+    rest = _deadline_inside_attempt(trio.lowlevel.current_task()) - trio.current_time()
     return None if rest == math.inf else max(0.0, rest)
+
+
+ATTEMPT_SCOPES: WeakSet[trio.CancelScope] = WeakSet()
+"""The scopes in which slots make their attempts. The scopes around them belong to runs of workers: when one of these
+ends, as a shutdown does, what its attempts have pushed is not over."""
+
+
+def _deadline_inside_attempt(trio_task: Any) -> float:
+    """Return the effective deadline of the current trio task; in an attempt, without the scopes around that.
+
+    trio has no public way to look at one scope after the other. The attributes that are read here have had their names
+    since 2019; without them, the scopes around an attempt count, too.
+    """
+    deadline, status = math.inf, getattr(trio_task, "_cancel_status", None)
+    while status is not None and (scope := getattr(status, "_scope", None)) is not None:
+        if scope in ATTEMPT_SCOPES:
+            return deadline
+        deadline = min(deadline, -math.inf if scope.cancel_called else scope.deadline)
+        if scope.shield:
+            return deadline
+        status = getattr(status, "_parent", None)
+    return trio.current_effective_deadline()
 
 
 def end_of(terms: Terms, *, inherits: bool) -> float | None:

@@ -137,9 +137,10 @@ class TaskSink(ABC, Generic[A]):
           expires_in: the seconds until the task expires, more than 0 and more than the delay, also that of a
               ``run_at``; a task that has not begun by then is killed with ``TaskExpiredError``. Default: never.
           deadline: the seconds until the deadline of the task, more than 0 and more than the delay; or ``"inherit"``:
-              that of the trio task that pushes, ``trio.current_effective_deadline()``, if it has one. A task that is
-              not finished by then is killed with ``DeadlineError``, whether it waits or runs. None: no deadline.
-              Default: None, unless the storage was made with ``deadline="inherit"``.
+              that of the trio task that pushes, ``trio.current_effective_deadline()``, if it has one (in an attempt,
+              without the scopes around its worker). A task that is not finished by then is killed with
+              ``DeadlineError``, whether it waits or runs. None: no deadline. Default: None, unless the storage was made
+              with ``deadline="inherit"``.
 
         Raises:
           TypeError, ValueError: a keyword is unknown, or its value is wrong, or the args cannot be stored.

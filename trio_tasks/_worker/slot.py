@@ -25,6 +25,7 @@ from .._concurrency.stacks import cancelled_line, current_line
 from .._concurrency.tracebacks import drop_locals
 from .._contracts.attempt_log import LEASE_LOST
 from .._contracts.backend import NowaitBackend
+from .._contracts.deadlines import ATTEMPT_SCOPES
 from .._contracts.events import Engage, Error, Release, Start, Success
 from .._contracts.lending import SLOTS, is_attempted
 from .._contracts.report import Interruption
@@ -174,6 +175,7 @@ class Slot:
         task: Task[Any] | None = None
         while True:  # noqa: ASYNC913  taking is one, now and then
             with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
+                ATTEMPT_SCOPES.add(self.scope)
                 self._outer_scope = innermost_scope(self._trio_task)
                 while True:
                     if task is None and (task := await self._intake.take(self)) is None:
