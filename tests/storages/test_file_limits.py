@@ -25,7 +25,7 @@ from trio_tasks._backends.durable.engine import (
     State,
 )
 from trio_tasks._backends.file.engine import FileEngine
-from trio_tasks._backends.file.rows import RUNNING, WAITING
+from trio_tasks._backends.file.rows import RUNNING, WAITING, Row
 from trio_tasks._clock import use_wall_clock
 from trio_tasks._contracts.fairness import NO_KEY
 from trio_tasks._contracts.listing import Selection
@@ -65,6 +65,9 @@ def check_groups(engine: FileEngine) -> None:
             elif row.state == RUNNING:
                 running[row.group or NO_KEY] += 1
         there = {key: {*group.waiting} for key, group in groups._groups.items() if group.waiting}
+        others = {row.key for level in queue._ready.values() for since, _, row in level if _waits_since(row, since)}
+        if others:
+            there[NO_KEY] = there.get(NO_KEY, set()) | others
         assert there == waiting
         assert +Counter({key: group.running for key, group in groups._groups.items()}) == running
         for group in groups._groups.values():
@@ -72,7 +75,11 @@ def check_groups(engine: FileEngine) -> None:
                 rows = [*line.rows()]
                 assert all(entry.row.priority == priority for entry in rows)
                 assert not rows or line.place or line in group.parked
-        assert len(groups) == sum(map(len, waiting.values()))
+        assert len(groups) == sum(len(group.waiting) for group in groups._groups.values())
+
+
+def _waits_since(row: Row, since: float) -> bool:
+    return row.state == WAITING and row.since == since and row.group is None
 
 
 # A random program

@@ -552,6 +552,11 @@ class Groups(Generic[R]):
         """The number of rows."""
         return sum(level.waiting for level in self._levels.values())
 
+    def has_ready(self, key: str, priority: int) -> bool:
+        """Return True if a row of this key and priority is here."""
+        line = None if (group := self._groups.get(key)) is None else group.lines.get(priority)
+        return line is not None and line.first() is not None
+
     def running(self, key: str) -> int:
         """Return the number of attempts of a key that run."""
         group = self._groups.get(key)

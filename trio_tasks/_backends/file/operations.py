@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from ..._clock import wall_now
 from ..._contracts.bulk import Refusal
-from ..._contracts.explanation import Place
+from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, changed, make_metrics
 from ..._contracts.states import COUNTERS
@@ -107,6 +107,7 @@ class Operations:
         if stored.state > DELAYED or (row.state == DELAYED and not _is_due(row, now, wall)):
             return LocatedRow(stored, None, is_paused)
         if queue_rows.groups is not None:
+            queue_rows.fill_groups(queue_rows.groups, MOST_COUNTED)
             in_turn = takewhile(lambda each: each is not row, queue_rows.ready(now))
             return LocatedRow(stored, Place.after(each.id for each in in_turn), is_paused)
         due = queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ()

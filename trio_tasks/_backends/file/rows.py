@@ -279,6 +279,10 @@ class TimeIndex:
         return self._in_order[0] if self._in_order else None
 
 
+_MOVED_AT_ONCE = 100
+"""Rows without a key that are moved into the groups together."""
+
+
 def _never(row: Row) -> bool:
     return False
 
@@ -309,14 +313,16 @@ class QueueRows:
         self.groups: Groups[Row] | None = None  # from the first row with a key on, or the first limit of keys
         self.has_keys = False  # True if a row with a key was loaded
         self._windows: dict[str, RateWindow] = {}  # of keys, while there are no groups
-        self._ready: dict[int, TimeIndex] = {}  # while there are no groups
+        # While there are no groups. Then what is left are rows without a key, all of which go after those of the same
+        # priority that are in the groups already.
+        self._ready: dict[int, TimeIndex] = {}
         self._priorities: list[int] = []  # the priorities that have rows, in ascending order
 
     def place(self, row: Row) -> None:
         """Put a row into the index of its state."""
         state = row.state
         if state == WAITING:
-            if self.groups is not None:
+            if self.groups is not None and not (self._ready and self._is_behind(row)):
                 self.groups.add(row.key, row, row.group or NO_KEY, row.priority, (row.since, row.key))
                 return
             level = self._ready.get(row.priority)
@@ -356,17 +362,35 @@ class QueueRows:
     # Keys
 
     def use_groups(self) -> None:
-        """Keep the ready rows by their keys from now on."""
+        """Keep the ready rows by their keys from now on. Those that are there follow when their turn comes, so this
+        takes as long with a million of them as with a few.
+        """
         groups = self.groups = Groups[Row](self.limits)
         for key, window in self._windows.items():
             groups.load_window(key, window)
         for row in self.running.values():
             groups.begin(row.group or NO_KEY)
-        for level in self._ready.values():
-            for moment, _, row in level.in_order():
-                if row.state == WAITING and row.since == moment:
-                    self.place(row)
-        self._windows, self._ready, self._priorities = {}, {}, []
+        self._windows = {}
+
+    def _is_behind(self, row: Row) -> bool:
+        """Return True if a ready row goes after rows that are not in the groups yet."""
+        if row.group is not None or (level := self._ready.get(row.priority)) is None:
+            return False
+        first = level.first
+        return first is not None and (row.since, row.key) > first[:2]
+
+    def fill_groups(self, groups: Groups[Row], number: int = 0) -> None:
+        """Move rows without a key into the groups, where none is left there of their priority, or this number."""
+        for priority, level in [*self._ready.items()]:
+            wanted = number or (0 if groups.has_ready(NO_KEY, priority) else _MOVED_AT_ONCE)
+            while wanted and (entry := level.pop()) is not None:
+                row = entry[2]
+                if row.state == WAITING and row.since == entry[0]:
+                    groups.add(row.key, row, row.group or NO_KEY, row.priority, (row.since, row.key))
+                    wanted -= 1
+            if level.first is None:
+                del self._ready[priority]
+                self._priorities.remove(priority)
 
     def set_limits(self, limits: Limits | None, key: str | None) -> None:
         """Go by these limits of the queue, or of a key, from now on."""
@@ -487,10 +511,11 @@ class QueueRows:
         return self.counts[LIVE] - len(self.running) - len(self.delayed_rows)
 
     def ready(self, now: float) -> Iterator[Row]:
-        """Return the rows that are ready, in the order in which they go."""
+        """Return the rows that are ready, in the order in which they go; those that :meth:`fill_groups` has not moved
+        come last.
+        """
         if self.groups is not None:
             yield from (row for row in self.groups.in_turn() if not row.has_expired(now))
-            return
         last: Row | None = None
         for priority in reversed(self._priorities):
             for moment, _, row in self._ready[priority].in_order():  # one may have several entries after a rollback
@@ -500,16 +525,10 @@ class QueueRows:
 
     def oldest_waiting(self, now: float) -> float | None:
         """The moment since when the oldest of the ready rows waits; None if there is none."""
-        if self.groups is not None:
-            return self._oldest_of_groups(self.groups, now)
         self.drop_stale()
-        firsts = [each.first for each in self._ready.values()]
-        if any(entry is not None and entry[2].has_expired(now) for entry in firsts):
-            return min((row.since for row in self.ready(now)), default=None)
-        return min((entry[0] for entry in firsts if entry is not None), default=None)
-
-    def _oldest_of_groups(self, groups: Groups[Row], now: float) -> float | None:
-        firsts = [*groups.firsts(now)]
+        firsts = [first[2] for level in self._ready.values() if (first := level.first) is not None]
+        if self.groups is not None:
+            firsts += self.groups.firsts(now)
         if any(row.has_expired(now) for row in firsts):
             is_held = self.held_test(now)
             firsts = [row for row in self.ready(now) if not is_held(row)]
@@ -525,6 +544,8 @@ class QueueRows:
     def pop_ready(self, now: float) -> Row | None:
         """Remove and return the next waiting row that may begin; None if there is none."""
         if self.groups is not None:
+            if self._ready:
+                self.fill_groups(self.groups)
             return self.groups.pop(now)
         while self._priorities:
             level = self._ready[self._priorities[-1]]
