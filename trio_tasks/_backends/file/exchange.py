@@ -56,6 +56,7 @@ class ExchangeSteps:
                 answer.claimed.append(claimed)
                 answer.next_due.append(due if is_short and (due := min(due, queue.next_due)) < math.inf else None)
                 answer.live.append(queue.counts[LIVE] if is_short else -1)
+                answer.held_back.append(is_short and queue.holds_back)
         answer.killed = state.take_killed()
         return answer
 

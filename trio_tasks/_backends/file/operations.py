@@ -109,11 +109,13 @@ class Operations:
         if queue_rows.groups is not None:
             queue_rows.fill_groups(queue_rows.groups, MOST_COUNTED)
             in_turn = takewhile(lambda each: each is not row, queue_rows.ready(now))
-            return LocatedRow(stored, Place.after(each.id for each in in_turn), is_paused)
+            place = Place.after(each.id for each in in_turn)
+            return LocatedRow(stored, place, is_paused, queue_rows.limit_of(row, now))
         due = queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ()
         first = sorted((each for each in due if _is_due(each, now, wall) and not each.has_expired(now)), key=_turn)
         before = takewhile(lambda each: _turn(each) < _turn(row), merge(queue_rows.ready(now), first, key=_turn))
-        return LocatedRow(stored, Place.after(each.id for each in before), is_paused)
+        place = Place.after(each.id for each in before)
+        return LocatedRow(stored, place, is_paused, queue_rows.limit_of(row, now))
 
     def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
         """Return the rows of a page."""
@@ -183,7 +185,7 @@ class Operations:
         """Compare the counters of the queue with its rows, both with what is due by now, entered or not."""
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
         rows = [row for row in self._state.rows.values() if row.queue is queue_rows]
-        there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
+        there: dict[str, int] = dict.fromkeys((*STORED_STATES, "held_now"), 0)
         for row in rows:
             there[_NAMES[row.state]] += 1
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
@@ -412,6 +414,7 @@ def _counts(queue: QueueRows) -> dict[str, int]:
         "delayed": len(queue.delayed_rows),
         "running": len(queue.running),
         "suspended_now": len(queue.suspended_rows),
+        "held_now": 0,
         **{name: len(queue.finished[state]) for state, name in _KEPT.items()},
     }
 
@@ -436,7 +439,7 @@ def _held_of(queue: QueueRows, rows: Iterable[Row], now: float) -> int:
 
 def _as_delayed(held: int) -> dict[str, int]:
     """The changes of the counters for rows that are held back: they count as delayed."""
-    return {"waiting": -held, "delayed": held}
+    return {"waiting": -held, "delayed": held, "held_now": held}
 
 
 def _is_due(row: Row, now: float, wall: float) -> bool:

@@ -23,6 +23,7 @@ from ..durable.engine import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ..._contracts.groups import LimitReached
     from ..._tasks.limits import Limits
     from ..durable.engine import WorkerRow
 
@@ -438,6 +439,17 @@ class QueueRows:
             yield None, window
         if self.groups is not None:
             yield from self.groups.windows(now)
+
+    @property
+    def holds_back(self) -> bool:
+        """True after a claim that got all rows that may begin, if limits hold others back."""
+        return (self.groups is not None or self.limits.of_queue is not None) and self.waiting > 0
+
+    def limit_of(self, row: Row, now: float) -> LimitReached | None:
+        """Return the limit that holds a ready row back; None if none does."""
+        if self.groups is not None and row.group is not None and self.held_test(now)(row):
+            return self.groups.limit_of(row.group, now)
+        return self.limits.reached(len(self.running), now)
 
     def free_of(self, key: str, running: int, now: float) -> float:
         """Return the number of attempts of a key that may begin now, while so many of it run."""
