@@ -462,7 +462,7 @@ class GroupTable:
         excess: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
             key = row[13]
-            if key is None:
+            if key is None or not self.rules.of_key(queue, key).is_limited:
                 continue
             if key not in left:
                 left[key] = self._may_begin(queue, key, now)
@@ -475,9 +475,7 @@ class GroupTable:
 
     def _may_begin(self, queue: int, key: str, now: float) -> int:
         """Return the number of attempts of a key that may begin now."""
-        limits, is_limited = self.rules.of_key(queue, key)
-        if not is_limited:
-            return _ABOVE_ALL
+        limits = self.rules.of_key(queue, key).limits
         idle = self._idle(queue, key, limits)
         rate = limits.rate_per_key
         return idle if rate is None else min(idle, self._window(queue, key).free(rate, now))
@@ -492,14 +490,15 @@ class GroupTable:
         begun: dict[str, int] = {}
         uncounted: list[int] = []
         for row in rows:
-            tag, key, priority = row[10], row[13], row[14]
-            time = self._time(queue, priority)
-            if time.passed < tag < 0:
-                time.passed, time.is_new = tag, True
+            key = row[13]
             if key is not None and rules.limits_keys and self.rules.of_key(queue, key).is_limited:
                 begun[key] = begun.get(key, 0) + 1
                 if row[15] is None:  # it became ready before its key had limits
                     uncounted.append(row[0])
+        for priority, tag in {row[14]: row[10] for row in rows}.items():  # of each priority, the last row
+            time = self._time(queue, priority)
+            if time.passed < tag < 0:
+                time.passed, time.is_new = tag, True
         if uncounted:
             self._connection.execute(_COUNT_CLAIMED, (str(uncounted),))
         for key, number in begun.items():

@@ -7,10 +7,12 @@ number, which each change raises, is read with the number of the queue, and chec
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from ..._contracts.fairness import NO_KEY
 from ..._tasks.limits import Limits
+from .counters import text
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -18,13 +20,12 @@ if TYPE_CHECKING:
     from .counters import QueueCounters
     from .driver import Connection
 
-_MOST_KEYS = 10_000
-"""Keys whose limits are remembered."""
+_MOST_KEYS = 1_000
+"""Keys whose own limits are all read at once; if there are more, they are looked up one by one."""
 _NO_LIMITS = Limits()
-_RULES = """
-SELECT is_fair, is_untagged, promote_after, (SELECT body FROM trio_tasks_limit WHERE queue = ? AND key = ''),
-EXISTS (SELECT 1 FROM trio_tasks_limit WHERE queue = ? AND key > '') FROM trio_tasks_rules WHERE queue = ?
-"""
+_NO_KEYS: Mapping[str, Limits] = {}
+_RULES = "SELECT is_fair, is_untagged, promote_after FROM trio_tasks_rules WHERE queue = ?"
+_ALL_LIMITS = "SELECT key, body FROM trio_tasks_limit WHERE queue = ? ORDER BY key LIMIT ?"
 LIMITS_OF = "SELECT body FROM trio_tasks_limit WHERE queue = ? AND key = ?"
 
 
@@ -46,11 +47,12 @@ class Rules:
       is_untagged: True while rows are ready that have no tag.
       promote_after: a key after which held rows may have places; None: there are none.
       limits: those of the queue.
-      has_own: True if keys have limits of their own.
+      own: the limits that keys have of their own.
+      is_complete: True if these are all.
     """
 
     __slots__ = (
-        "has_own",
+        "is_complete",
         "is_fair",
         "is_plain",
         "is_untagged",
@@ -58,6 +60,7 @@ class Rules:
         "limits",
         "limits_keys",
         "number",
+        "of_others",
         "promote_after",
     )
 
@@ -68,19 +71,27 @@ class Rules:
         is_untagged: bool = False,
         promote_after: str | None = None,
         limits: Limits = _NO_LIMITS,
-        has_own: bool = False,
+        own: Mapping[str, Limits] = _NO_KEYS,
+        is_complete: bool = True,
     ) -> None:
         self.number = number
         self.is_fair = is_fair
         self.is_untagged = is_untagged
         self.promote_after = promote_after
         self.limits = limits
-        self.has_own = has_own
+        self.is_complete = is_complete
         self.is_plain = not is_fair and limits.concurrency is None and limits.rate is None
         """True if claims go by priority and time alone."""
-        self.limits_keys = is_fair and (has_own or _is_limited(limits))
+        self.limits_keys = is_fair and (bool(own) or not is_complete or _is_limited(limits))
         """True if keys may have limits."""
-        self.keys: dict[str, KeyLimits] = {}
+        self.of_others = KeyLimits(limits, _is_limited(limits))
+        """Those of keys that have none of their own."""
+        self.keys = {key: KeyLimits(each, _is_limited(each)) for key, each in own.items()}
+        self.keys[NO_KEY] = KeyLimits(limits, False)
+
+
+def _is_limited(limits: Limits) -> bool:
+    return limits.per_key is not None or limits.rate_per_key is not None
 
 
 _NONE = Rules()
@@ -111,9 +122,12 @@ class RulesTable:
         return known
 
     def _read(self, queue: int, number: int) -> Rules:
-        for fair, untagged, promote_after, body, has_own in self._connection.execute(_RULES, (queue, queue, queue)):
-            limits = _NO_LIMITS if body is None else _decoded(body)
-            return Rules(number, bool(fair), bool(untagged), promote_after, limits, bool(has_own))
+        for fair, untagged, promote_after in self._connection.execute(_RULES, (queue,)):
+            stored = self._connection.execute(_ALL_LIMITS, (queue, _MOST_KEYS + 1))
+            own = {text(key): _decoded(body) for key, body in stored}
+            is_complete = len(stored) <= _MOST_KEYS
+            limits = own.pop(NO_KEY, _NO_LIMITS)  # it is the first one
+            return Rules(number, bool(fair), bool(untagged), promote_after, limits, own, is_complete)
         return Rules(number)
 
     def of_key(self, queue: int, key: str) -> KeyLimits:
@@ -121,11 +135,13 @@ class RulesTable:
         rules = self.of(queue)
         known = rules.keys.get(key)
         if known is None:
-            limits = self.get(queue, key) if rules.has_own and key != NO_KEY else None
-            limits = rules.limits if limits is None else limits
-            if len(rules.keys) >= _MOST_KEYS:
+            if rules.is_complete:
+                return rules.of_others
+            own = self.get(queue, key)
+            if len(rules.keys) >= 2 * _MOST_KEYS:
                 rules.keys.clear()
-            known = rules.keys[key] = KeyLimits(limits, key != NO_KEY and _is_limited(limits))
+                rules.keys[NO_KEY] = KeyLimits(rules.limits, False)
+            known = rules.keys[key] = rules.of_others if own is None else KeyLimits(own, _is_limited(own))
         return known
 
     def get(self, queue: int, key: str) -> Limits | None:
@@ -166,10 +182,6 @@ class RulesTable:
     def roll_back(self) -> None:
         """Forget what was read in a transaction that was rolled back."""
         self._known.clear()
-
-
-def _is_limited(limits: Limits) -> bool:
-    return limits.per_key is not None or limits.rate_per_key is not None
 
 
 def _decoded(body: object) -> Limits:
