@@ -25,6 +25,7 @@ _SECONDS = 300.0
 """For one proof of one mutation."""
 
 BY_TESTS = {
+    "calls": ["tests/storages/test_calls.py"],
     "cuts": ["tests/cuts"],
     "deadlines": ["tests/storages/test_deadlines.py"],
     "events": ["tests/storages/test_storage_events.py"],

@@ -301,7 +301,9 @@ def children() -> list[str]:
 
 @pytest.mark.real
 async def test_a_process_is_dead_when_its_attempt_is_settled(tmp_path: Path) -> None:
-    """By a timeout, by abort(), by a death that is retried, and by the terminator; neighbours are not harmed."""
+    """By a timeout, by abort(), by a call that is cancelled, by a death that is retried, and by the terminator;
+    neighbours are not harmed.
+    """
     ends: dict[str, tuple[Any, bool]] = {}
     pids: dict[str, int] = {}
 
@@ -323,6 +325,12 @@ async def test_a_process_is_dead_when_its_attempt_is_settled(tmp_path: Path) -> 
             assert "a line of the process that was called at" in str(await queues.explain("late"))
             await queues.abort("late")
             assert (await queues.wait_for("late")).status is Status.Killed
+            async with trio.open_nursery() as callers:
+                callers.start_soon(partial(queues.call, hold.bind(tmp_path, "called"), id="called"))
+                pids["called"] = await pid_of(tmp_path, "called")
+                callers.cancel_scope.cancel()
+            assert not is_alive(pids["called"])
+            assert await queues.fetch_by_id("called") is None
             await push("killed", attempts=2)
             (tmp_path / "killed").unlink()
             os.kill(pids["killed"], signal.SIGKILL)
@@ -338,6 +346,7 @@ async def test_a_process_is_dead_when_its_attempt_is_settled(tmp_path: Path) -> 
         outcomes = {name: (type(outcome).__name__, alive) for name, (outcome, alive) in ends.items()}
         assert outcomes == {
             "late": ("Killed", False),
+            "called": ("Killed", False),
             "neighbour": ("Released", False),
             "killed": ("Released", False),
         }

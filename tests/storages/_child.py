@@ -103,19 +103,20 @@ async def be_busy(path: Path) -> None:
 
 async def work_for_calls(path: Path) -> None:
     """Work, and append to a file beside the store when an attempt begins, and when it has ended."""
-    notes = path.with_suffix(".notes")
+
+    def note(word: str, task: Task[float]) -> None:
+        with path.with_suffix(".notes").open("a") as file:
+            file.write(f"{word} {task.parts.id}\n")
 
     async def handler(task: Task[float]) -> str:
-        with notes.open("a") as file:
-            file.write(f"begins {task.parts.id}\n")
+        note("begins", task)
         try:
             await trio.sleep(task.args)
             return "slept"
         finally:
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.01)
-            with notes.open("a") as file:
-                file.write(f"ended {task.parts.id}\n")
+            note("ended", task)
 
     async def hear_meanwhile() -> str:
         say("works")

@@ -317,6 +317,18 @@ async def test_a_storage_that_is_closed_takes_no_call_and_keeps_those_under_way(
         assert results == [5]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+async def test_a_call_on_a_storage_that_is_closed_whole_raises(kind: str, autojump_clock: MockClock) -> None:
+    async def call() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await storage.call(5)
+
+    async with STORAGES[kind]() as storage, trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await trio.sleep(1)
+        await storage.aclose()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="its console is another")
 @pytest.mark.real
 async def test_a_call_that_is_cancelled_here_has_ended_there(tmp_path: Path) -> None:

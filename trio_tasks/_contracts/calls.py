@@ -58,7 +58,7 @@ async def make_call(
         result = await storage.wait_for(pushed.id, type)
     except (trio.Cancelled, KeyboardInterrupt):
         if pushed.is_new:
-            await _end(pushed.id, withdraw, lease + SETTLE_TIMEOUT)
+            await _end(pushed.id, withdraw, lease + SETTLE_TIMEOUT)  # noqa: ASYNC102  it shields itself, within bounds
         raise
     return result.unwrap()
 

@@ -290,7 +290,8 @@ class QueueOperations:
         if isinstance(answer, ClaimKey):
             self._end_here(task_id, answer, withdrawn_error())
         while (stored := await self._do("find", task_id)) is not None and stored.state == State.RUNNING:
-            with trio.move_on_after(max(_LOOKED_APART, stored.due - self._loop.engine.now())):
+            left = stored.due - self._loop.engine.now()
+            with trio.move_on_after(max(_LOOKED_APART, left)):  # noqa: ASYNC912  waiting for a result is one
                 with suppress(UnknownTaskError):
                     await self.wait_for([task_id], lends=False)
                 return
