@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
@@ -33,8 +35,8 @@ from trio_tasks._tasks.limits import Limits, Rate
 from trio_tasks._tasks.task import Terms
 
 from tests._scale import seeds
-from tests.storages._rows import QUEUE, contents, ids, new, settled
-from tests.storages.test_file_engine import crashed, opened, size
+from tests.storages._rows import QUEUE, claim, contents, ids, new, push, settle, settled
+from tests.storages.test_file_engine import crashed, opened, read, size
 from tests.storages.test_journal import no_file_longer_than
 
 pytestmark = pytest.mark.once
@@ -208,3 +210,190 @@ async def _check_restart(engine: FileEngine, path: Path, step: int) -> None:
         there = _windows(copy)
         for key, window in _windows(engine).items():
             assert sum(number for _, number in there[key]) <= sum(number for _, number in window)
+
+
+# Over restarts
+
+
+def _check_rate(begun: list[float], rate: Rate) -> None:
+    """Check that no more attempts began than the rate allows, wherever its time begins."""
+    begun = sorted(begun)
+    for first, later in zip(begun, begun[rate.n :], strict=False):
+        assert later - first >= rate.per
+
+
+async def test_a_rate_holds_over_restarts_and_compactions(path: Path, autojump_clock: MockClock) -> None:
+    rng, rate, rate_of_key = random.Random(1), Rate(7, per=60), Rate(3, per=60)
+    begun: dict[str, list[float]] = {"a": [], "b": [], "c": []}
+    wall = 1e9
+    for restart in range(12):
+        with use_wall_clock(lambda wall=wall: wall):  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+            async with opened(path, compact_above=1000) as engine:
+                if not restart:
+                    await engine.set_limits(QUEUE, None, Limits(rate=rate, rate_per_key=rate_of_key))
+                for step in range(25):
+                    name = f"{restart}-{step}"
+                    await push(engine, *(keyed(f"{name}-{key}", key) for key in begun))
+                    rows = await claim(engine, rng.randrange(1, 9))
+                    for row in rows:
+                        begun[row.id[-1]].append(row.started or 0.0)
+                    await settle(engine, *(settled(row, keep=0.0) for row in rows[1:]))
+                    await trio.sleep(rng.choice([0.1, 1.0, 5.0]))
+                wall = engine.now()
+        path = crashed(path, f"{restart}")  # the rows that ran are begun again, which counts
+    _check_rate([moment for moments in begun.values() for moment in moments], rate)
+    for moments in begun.values():
+        assert moments, "no attempt began"
+        _check_rate(moments, rate_of_key)
+
+
+_CHILD = """
+import sys, trio
+from trio_tasks._backends.durable.engine import ClaimRequest, Exchange
+from trio_tasks._backends.file.engine import FileEngine
+from tests.storages._rows import QUEUE, claim, contents, ids, new, push, settle, settled
+
+async def main():
+    engine = FileEngine(sys.argv[1])
+    await engine.open()
+    while True:
+        for row in await claim(engine, 5):
+            print(row.id, row.started, flush=True)
+            await settle(engine, settled(row))
+
+trio.run(main)
+"""
+
+
+async def test_a_rate_holds_over_processes_that_are_killed(path: Path) -> None:
+    rate, begun = Rate(4, per=0.4), list[float]()
+    async with opened(path) as engine:
+        await engine.set_limits(QUEUE, None, Limits(per_key=2, rate=rate))
+        await push(engine, *(keyed(f"{key}{number}", key) for number in range(100) for key in "ab"))
+    for _ in range(4):
+        child = await trio.lowlevel.open_process(
+            [sys.executable, "-c", _CHILD, str(path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        assert child.stdout is not None
+        told = b""
+        with trio.fail_after(60):
+            while told.count(b"\n") < 6:
+                told += await child.stdout.receive_some()
+            child.kill()
+            async for more in child.stdout:
+                told += more
+            await child.wait()
+        begun += [float(line.split()[1]) for line in told.decode().splitlines()]
+    assert len(begun) >= 24
+    _check_rate(begun, rate)
+
+
+async def test_a_torn_record_counts_whole_or_not_at_all(path: Path, autojump_clock: MockClock) -> None:
+    async with opened(path) as engine:
+        await push(engine, *(keyed(f"{number}", "a") for number in range(6)))
+        await engine.set_limits(QUEUE, None, Limits(rate_per_key=Rate(4, per=60.1)))
+        whole = size_of_records(path)
+        await claim(engine, 2)
+        after_claim = size_of_records(path)
+        await engine.set_limits(QUEUE, "a", Limits(rate_per_key=Rate(5, per=60.1)))
+        wall = engine.now()
+    content = read(path)
+    for end in range(whole, size_of_records(path) + 1, 3):
+        copy = path.with_name(f"torn-{end}.journal")
+        _write(copy, content[:end])
+        with use_wall_clock(lambda: wall):
+            async with opened(copy) as engine:
+                check_groups(engine)
+                begun, is_raised = 2 * (end >= after_claim), await engine.get_limits(QUEUE, "a") is not None
+                assert is_raised == (end == size_of_records(path))
+                assert len(await claim(engine, 10)) == 4 + is_raised - begun
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def size_of_records(path: Path) -> int:
+    """The size of a journal without the space that is reserved at its end, if no record ends with a zero."""
+    return len(read(path).rstrip(b"\0"))
+
+
+async def test_a_longer_journal_is_compacted_with_its_limits(path: Path, autojump_clock: MockClock) -> None:
+    async with opened(path, compact_above=2000) as engine:
+        await engine.set_limits(QUEUE, None, Limits(concurrency=9, rate=Rate(5, per=1e6)))
+        await engine.set_limits(QUEUE, "a", Limits(per_key=3, rate_per_key=Rate(4, per=1e6), weight=2.0))
+        await push(engine, *(keyed(f"{number}", "a", payload=b"x" * 100) for number in range(9)))
+        await settle(engine, *(settled(row, keep=0.0) for row in await claim(engine, 3)))
+        salt = read(path)[:20]
+        number = 0
+        while read(path)[:20] == salt:  # until it is replaced
+            number += 1
+            await push(engine, new(f"more-{number}", payload=b"x" * 200))
+            await engine.forget(QUEUE, f"more-{number}")
+        wall, copy = engine.now(), crashed(path)
+    with use_wall_clock(lambda: wall):
+        async with opened(copy) as engine:
+            assert await engine.get_limits(QUEUE, None) == Limits(concurrency=9, rate=Rate(5, per=1e6))
+            assert await engine.get_limits(QUEUE, "a") == Limits(per_key=3, rate_per_key=Rate(4, per=1e6), weight=2.0)
+            assert len(await claim(engine, 9)) == 1  # of key "a", which has begun 3 of 4
+            await push(engine, new("other"), new("another"))
+            assert ids(await claim(engine, 9)) == ["other"]  # of the queue, which has begun 4 of 5
+
+
+# Many keys, and many rows
+
+
+async def test_keys_that_say_nothing_are_forgotten(autojump_clock: MockClock) -> None:
+    async with opened(None) as engine:
+        await engine.set_limits(QUEUE, None, Limits(per_key=1, rate_per_key=Rate(1, per=10)))
+        for start in range(0, 10_000, 1000):
+            await push(engine, *(keyed(f"{number}", f"{number}") for number in range(start, start + 1000)))
+            for _ in range(10):
+                await settle(engine, *(settled(row, keep=0.0) for row in await claim(engine, 100)))
+            await trio.sleep(11)
+        queue = engine._open_transaction_log().state.queues[QUEUE]
+        assert queue.groups is not None
+        assert len(queue.groups._groups) < 3000
+
+
+async def test_a_claim_takes_as_many_steps_with_many_keys_held_back() -> None:
+    assert await _steps_of_a_claim(5000) <= 1.5 * await _steps_of_a_claim(50)
+
+
+async def _steps_of_a_claim(keys: int) -> int:
+    """Count the calls in a claim, where each of so many keys has an attempt that runs, and nine rows held back."""
+    async with opened(None) as engine:
+        await engine.set_limits(QUEUE, None, Limits(per_key=1))
+        for number in range(10):
+            await push(engine, *(keyed(f"{key}-{number}", f"{key}") for key in range(keys)))
+        assert len(await claim(engine, 10 * keys)) == keys
+        assert await claim(engine) == []
+        await push(engine, *(keyed(f"free-{number}", f"free-{number}") for number in range(10)))
+        calls = 0
+
+        def count(frame: object, event: str, arg: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        try:
+            found = await claim(engine, 10)
+        finally:
+            sys.setprofile(None)
+        assert len(found) == 10
+        return calls
+
+
+async def test_the_first_key_waits_for_one_of_the_rows_before_it() -> None:
+    async with opened(None) as engine:
+        await push(engine, *(new(f"{number:04}") for number in range(1000)))
+        await push(engine, keyed("small-1", "small"), keyed("small-2", "small"), new("last"))
+        queue = engine._open_transaction_log().state.queues[QUEUE]
+        assert queue.groups is not None
+        assert len(queue.groups) == 2  # the others were not moved all at once
+        first = ids(await claim(engine, 5))
+        assert sorted(first) == ["0000", "0001", "0002", "small-1", "small-2"]
+        assert {"0000", "small-1"} == {*first[:2]}  # they take turns
+        rest = ids(await claim(engine, 2000))
+        assert rest == [*(f"{number:04}" for number in range(3, 1000)), "last"]
+        check_groups(engine)
