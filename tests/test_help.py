@@ -18,6 +18,7 @@ from trio_tasks import (
     MemoryStorage,
     Monitor,
     SqliteStorage,
+    StorageOptions,
     TaskOptions,
     TaskSink,
     Worker,
@@ -120,7 +121,7 @@ def test_push_describes_each_of_its_keywords(each: Any) -> None:
 
 
 DESCRIBED: list[Any] = [Worker, Monitor, MemoryStorage, SqliteStorage, FileStorage]
-QUEUE_OPTIONS = {"lease", "codec", "result_type", "keep_results", "keep_dead", "unreadable_after", "on_push"}
+QUEUE_OPTIONS = {*StorageOptions.__optional_keys__}
 
 
 @pytest.mark.parametrize("each", DESCRIBED)

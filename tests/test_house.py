@@ -48,6 +48,7 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/file/schedules": "what a journal has beside rows, with a transaction of its own",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_cli/app": "imported only where click and rich are",
+    "_cli/limiting": "the command about limits, as `scheduling` is about schedules; tests/cli/test_limiting.py",
     "_cli/reports": "the closing report of `run`, of one process or several; tests/cli/test_running.py",
     "_cli/scheduling": "the commands about schedules; tests/cli/test_scheduling.py",
     "_cli/serving": "imported by `run` alone, and needs hypercorn; tests/cli/test_running.py",

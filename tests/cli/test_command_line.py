@@ -346,5 +346,5 @@ def test_a_command_that_looks_loads_nothing_that_it_does_not_need(tmp_path: Path
 def test_the_group_has_every_command() -> None:
     assert all(each.help for each in trio_tasks.commands.values())
     named = "run queues ls show explain push retry cancel abort discard purge pause resume replay workers top watch"
-    named += " schedules health doctor migrate export import completion"
+    named += " limits schedules health doctor migrate export import completion"
     assert trio_tasks.commands.keys() == {*named.split()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -237,6 +238,35 @@ async def test_queues_have_limits_of_their_own(opened: Open) -> None:
         assert await queues.get_limits("emails") is None
         with pytest.raises(KeyError, match="no function has the queue 'other'"):
             await queues.set_limits("other", limits)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "file"])
+async def test_limits_of_queues_are_given_where_they_are_opened(kind: str, tmp_path: Path) -> None:
+    """They are those of the queues that have none yet: what was set later is kept, also over a restart."""
+    limits, own = {"emails": Limits(concurrency=9), "default": Limits(per_key=2)}, Limits(concurrency=3)
+    url = f"{kind}:///{tmp_path}/tasks"
+    async with tasks.open(MemoryStorage[Call[object]]() if kind == "memory" else url, limits=limits) as queues:
+        assert [await queues.get_limits(name) for name in queues] == [limits["default"], limits["emails"], None]
+        await queues.set_limits("emails", own)
+    if kind != "memory":
+        async with tasks.open(url, limits=limits) as queues:
+            assert [await queues.get_limits(name) for name in queues] == [limits["default"], own, None]
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (
+            {"email": Limits()},
+            "limits are given for 'email', which no function has as its queue: default, emails, video",
+        ),
+        ({"emails": 5}, "the limits of 'emails' must be Limits, such as Limits(per_key=2), not 5"),
+        (Limits(), 'limits must be limits by the names of queues, such as {"emails": Limits(per_key=2)}, not Limits()'),
+    ],
+)
+def test_wrong_limits_are_refused_where_queues_are_opened(limits: Any, told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(told)):
+        tasks.open("memory://", limits=limits)
 
 
 async def test_workers_have_the_names_of_their_queues(opened: Open) -> None:

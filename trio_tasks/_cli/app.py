@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import BackendError, HandlerSignatureError, UnknownTaskError, __version__
-from . import changing, checking, looking, pushing, running, top, transferring
+from . import changing, checking, limiting, looking, pushing, running, top, transferring
 from .output import CommandError, ExitStatus, note, printable
 from .scheduling import schedules
 
@@ -36,7 +36,7 @@ def trio_tasks() -> None:
     """
 
 
-for _module in (running, pushing, looking, top, changing, checking, transferring):
+for _module in (running, pushing, looking, top, changing, limiting, checking, transferring):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             trio_tasks.add_command(_command)

@@ -23,6 +23,7 @@ from .._monitor import Monitor, MonitorOptions
 from .._printing import quoted
 from .._tasks.call import Call
 from .._tasks.errors import UnknownTaskError
+from .._tasks.limits import Limits
 from .._tasks.outcome import Status, TaskResult
 from .._tasks.task import Task
 from .._tasks.task_id import TaskId, stored_id
@@ -104,15 +105,24 @@ class Queues(WaitForCompletion):
       router: their router, which is the codec and the handler.
       storage: a URL, or a storage that is not open yet.
       options: those of the storage, with a URL.
+      limits: the limits of queues that have none yet.
     """
 
-    def __init__(self, table: FunctionTable, router: CodecAndHandler, storage: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        table: FunctionTable,
+        router: CodecAndHandler,
+        storage: Any,
+        options: Mapping[str, Any],
+        limits: Mapping[str, Limits],
+    ) -> None:
         self._table = table
         self._router = router
         self._storages: dict[str, AnyStorage[Call[Any]]] = {}
         self._stack: AsyncExitStack | None = None
         self._schedules: Schedules | None = None
         names = table.queues
+        self._limits = _checked_limits(limits, names)
         if isinstance(storage, str):
             from .._backends.urls import open_url
 
@@ -128,10 +138,12 @@ class Queues(WaitForCompletion):
 
     def _share(self, name: str) -> AnyStorage[Call[Any]]:
         base = self._base
+        limits = {"limits": self._limits[name]} if name in self._limits else {}
         if base.heartbeat_interval is None:  # in memory, where calls are handed over as they are
-            storage: Any = base.share(None if base.args_type is Any else base.args_type, queue=name)
+            args_type = None if base.args_type is Any else base.args_type
+            storage: Any = base.share(args_type, queue=name, **limits)
         else:
-            storage = base.share(Call, queue=name, codec=self._router)
+            storage = base.share(Call, queue=name, codec=self._router, **limits)
         self._storages[name] = storage
         return self._storages[name]
 
@@ -652,6 +664,24 @@ class Queues(WaitForCompletion):
         for worker in self._workers(concurrency, shared, of_workers):
             monitor.register(worker)
         return monitor
+
+
+def _checked_limits(limits: object, names: Sequence[str]) -> dict[str, Limits]:
+    """Return the limits of queues, by their names."""
+    given = cast("Mapping[Any, Any]", limits)
+    if not isinstance(limits, Mapping):
+        told = 'limits must be limits by the names of queues, such as {"emails": Limits(per_key=2)}'
+        raise TypeError(f"{told}, not {quoted(limits)}")
+    for name, value in given.items():
+        if name not in names:
+            raise ValueError(
+                f"limits are given for {quoted(name)}, which no function has as its queue: {', '.join(names)}"
+            )
+        if not isinstance(value, Limits):
+            raise TypeError(
+                f"the limits of {quoted(name)} must be Limits, such as Limits(per_key=2), not {quoted(value)}"
+            )
+    return {**given}
 
 
 def _checked(storage: object) -> object:

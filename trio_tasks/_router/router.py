@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, final, overload
 
 from .._checks import check_name
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .._schedules.cron import CronSpec
     from .._schedules.schedule import IntervalSpec
     from .._schedules.schedules import ScheduleOptions
+    from .._tasks.limits import Limits
     from .queues import Queues
 
 P = ParamSpec("P")
@@ -270,7 +271,7 @@ class Router:
 
     # Queues
 
-    def open(self, storage: Any, **options: Any) -> Queues:
+    def open(self, storage: Any, *, limits: Mapping[str, Limits] | None = None, **options: Any) -> Queues:
         """Make the queues of the functions over one storage; open them with ``async with``.
 
         >>> async with tasks.open("sqlite:///shop.db") as queues:
@@ -278,14 +279,17 @@ class Router:
 
         Args:
           storage: a URL, as for :func:`open_url`; or a storage that is not open yet, such as ``MemoryStorage()``.
+          limits: the limits of queues, by their names: ``{"emails": Limits(per_key=2)}``. They are stored for each
+              queue that has none; later :meth:`Queues.set_limits` changes them.
           options: those of the storage, with a URL: ``lease=60``.
 
         Raises:
-          TypeError, ValueError: as :func:`open_url` does; or options are given beside a storage.
+          TypeError, ValueError: as :func:`open_url` does; or options are given beside a storage; or no function has a
+            queue of ``limits``.
         """
         from .queues import Queues
 
-        return Queues(self._table, self, storage, options)
+        return Queues(self._table, self, storage, options, limits or {})
 
     def __repr__(self) -> str:
         prefix = f" {self.prefix!r}" if self.prefix else ""
