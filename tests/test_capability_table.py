@@ -40,7 +40,6 @@ def test_all_storages_can_do_the_same() -> None:
     columns = [*module.backends()]
     storages = [columns.index(name) for name in ("Memory", "SQLite", "File")]
     differ = {name for name, _, cans in module.lines() if len({cans[column] for column in storages}) > 1}
-    differ.discard("`SetLimits`")  # not on all of them yet
     assert differ == {"`NowaitBackend`", "`push_in`", "`statistics`", "`TransferTasks`"}
 
 
