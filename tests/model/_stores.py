@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class InMemoryEncoded(InMemory):
         self.handles = [beside.share(queue="another")] * WORKERS
 
 
-STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=True, is_exact=False)
+STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=True)
 
 
 class InFile(Store):
@@ -117,7 +118,7 @@ class InFile(Store):
 class InSqlite(Store):
     """SqliteStorage, with one process for each worker."""
 
-    traits = STORED
+    traits = replace(STORED, is_exact=False)
     has_one_process = False
 
     async def open(self) -> None:
