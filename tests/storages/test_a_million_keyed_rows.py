@@ -7,12 +7,11 @@ without keys.
 from __future__ import annotations
 
 import random
-import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,10 @@ SIZES = (1, 10, 100)
 Key = Callable[[int], str | None]
 
 
+def no_key(number: int) -> str | None:
+    return None
+
+
 def keys_of(rows: int) -> Key:
     """Return the key of each row: 99 of 100 have one and the same, and the others as many keys as there are rows."""
     few = [f"k{number}" for number in range(max(1, rows // 100))]
@@ -45,7 +48,7 @@ def keys_of(rows: int) -> Key:
 
 
 @contextmanager
-def filled(path: Path, rows: int, key_of: Key) -> Iterator[tuple[Session, float]]:
+def filled(path: Path, rows: int, key_of: Key) -> Generator[tuple[Session, float], None, None]:
     session = Session(str(path), "sqlite3", Opening("OFF"), WakeupSocket())
     now, _ = session.open()
     session.write(Operations.set_limits, "q", "big", Limits(per_key=1), False, now)
@@ -73,7 +76,7 @@ def measure(session: Session, now: float, size: int) -> tuple[int, float]:
         steps += 1
         return 0
 
-    connection: sqlite3.Connection = vars(vars(session)["_connection"])["_connection"]
+    connection: Any = vars(vars(session)["_connection"])["_connection"]
     for _ in range(ROUNDS):
         steps = 0
         connection.set_progress_handler(count, 1)
@@ -91,7 +94,7 @@ def measure(session: Session, now: float, size: int) -> tuple[int, float]:
 
 def test_a_claim_by_keys_takes_few_more_steps(tmp_path: Path) -> None:
     rows, found = scaled(ROWS), list[int]()
-    for name, key_of in (("without", lambda _: None), ("with", keys_of(rows))):
+    for name, key_of in (("without", no_key), ("with", keys_of(rows))):
         with filled(tmp_path / name, rows, key_of) as (session, now):
             found.append(measure(session, now, min(10, rows // 5_000))[0])
     assert found[1] <= 1.5 * found[0]
@@ -101,7 +104,7 @@ def show(rows: int) -> None:
     """Print steps, times and plans, without keys and with them."""
     results: dict[str, list[tuple[int, float]]] = {}
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for name, key_of in (("without keys", lambda _: None), ("with keys", keys_of(rows))):
+    for name, key_of in (("without keys", no_key), ("with keys", keys_of(rows))):
         with tempfile.TemporaryDirectory() as directory, filled(Path(directory, "tasks.db"), rows, key_of) as file:
             results[name] = [measure(*file, size) for size in SIZES]
             connection = vars(file[0])["_connection"]

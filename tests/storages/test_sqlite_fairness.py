@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks import DuplicateTaskError, Limits, Rate
+import trio
+from trio_tasks import DuplicateTaskError, Limits, Rate, SqliteStorage
 from trio_tasks._backends.durable.engine import (
     ClaimedRow,
     ClaimRequest,
@@ -379,3 +381,38 @@ def most_of(file: File, limits: dict[str, Limits]) -> dict[str, float]:
     general = file.session.read(Operations.get_limits, Q, None) or Limits()
     each = {key: limits.get(key, general).per_key for key in KEYS if key is not None}
     return {key: math.inf if most is None else most for key, most in each.items()}
+
+
+async def test_a_push_inside_a_transaction_of_the_user_has_its_turn_and_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int, limits=Limits(per_key=1)) as storage:
+        await storage.push_bulk(range(3), key="big")
+        with closing(sqlite3.connect(path)) as users:
+            storage.push_in(users, 3, key="small")
+            storage.push_in(users, 4, key="big")
+            users.commit()
+            storage.push_in(users, 5, key="none")
+            users.rollback()
+        with SqliteStorage.open_sync(path, int) as here:
+            await trio.to_thread.run_sync(lambda: here.push(6, key="small"))
+        async with SqliteStorage[int](path, int, read_only=True) as looking:
+            metrics = await looking.metrics()
+            assert (metrics["waiting"], metrics["delayed"], metrics["held_now"]) == (2, 4, 4)
+            assert [task.args for task in await looking.list_tasks(delayed=True)] == [1, 2, 4, 6]
+        received = [(await storage.receive()).args for _ in range(2)]
+        assert received == [0, 3]
+        assert await storage.audit()
+
+
+async def test_rows_that_are_held_back_are_ready_in_another_file(tmp_path: Path) -> None:
+    async with (
+        SqliteStorage[int](tmp_path / "one.db", int, limits=Limits(per_key=1)) as one,
+        SqliteStorage[int](tmp_path / "two.db", int, limits=Limits(per_key=2)) as two,
+    ):
+        await one.push_bulk(range(4), key="a")
+        await one.push(4)
+        loops: list[Any] = [vars(storage)["_loop"] for storage in (one, two)]
+        rows = (await loops[0].ask(loops[0].engine.read_rows, "default", 0, 100)).rows
+        assert await loops[1].ask(loops[1].engine.insert_rows, "default", rows) == [True] * 5
+        metrics = await two.metrics()
+        assert (metrics["waiting"], metrics["held_now"], bool(await two.audit())) == (3, 2, True)
