@@ -1055,6 +1055,15 @@ MUTATIONS = [
         ("memory",),
     ),
     Mutation(
+        "rates-begin-anew-in-a-journal",
+        15,
+        "a journal forgets with its process which attempts count for a rate",
+        "_backends/file/records.py",
+        "groups, limits, later.begun]",
+        "groups, limits, []]",
+        ("journal limits",),
+    ),
+    Mutation(
         "places-are-kept",
         15,
         "the place of an attempt that succeeded is not given back, in memory",

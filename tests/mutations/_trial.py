@@ -34,6 +34,7 @@ BY_TESTS = {
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
     "fairness": ["tests/storages/test_fairness.py"],
     "idle": ["tests/test_worker_until_idle.py"],
+    "journal limits": ["tests/storages/test_file_limits.py"],
     "listing": ["tests/storages/test_listing.py"],
     "limits by key": ["tests/layers/test_suspended_line.py"],
     "lending": ["tests/test_lending.py"],
