@@ -51,7 +51,12 @@ def test_wrong_limits_are_refused(fields: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize(
     ("n", "per", "told"),
-    [(0, 1, "n must be 1 or more"), (1, 0, "per must be more than 0"), (1, math.inf, "per must be a finite number")],
+    [
+        (0, 1, "n must be 1 or more"),
+        (1, 0, "per must be more than 0"),
+        (1, math.inf, "per must be a finite number"),
+        (1, 5e-324, "per must be 0.001 seconds or more, not 5e-324"),
+    ],
 )
 def test_wrong_rates_are_refused(n: Any, per: Any, told: str) -> None:
     """So does the one for a rate."""

@@ -400,12 +400,24 @@ async def test_wrong_limits_are_refused(opened: Opener, tmp_path: Path) -> None:
             (Limits(rate=Rate(2, per=1)), "a", "rate is a limit of a whole queue; for one key give rate_per_key"),
             (Limits(), "", "key"),
             (Limits(), 5, "key"),
+            (Limits(), "\ud800", "key must be encodable as UTF-8"),
+            (Limits(), 1025 * "k", "key must have 1024 bytes or less"),
         ):
             with pytest.raises((TypeError, ValueError), match=told):
                 await storage.set_limits(limits, key=key)
         with pytest.raises(TypeError, match="key"):
             await storage.get_limits(key=5)
         assert await storage.get_limits() == Limits(per_key=2)
+
+
+@everywhere
+async def test_a_limit_may_be_larger_than_any_number_of_a_database(opened: Opener, tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks") as storage:
+        await storage.set_limits(Limits(concurrency=10**30, per_key=10**30, rate_per_key=Rate(10**30, per=60)))
+        await storage.push_bulk(range(2), key="a")
+        storage.close()
+        await Worker("w", storage, key_of).run()
+        assert (await storage.metrics())["succeeded"] == 2
 
 
 def test_wrong_limits_of_a_constructor_are_refused(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from .._checks import check_count, check_seconds, check_text
+from .._checks import check_count, check_name, check_seconds, check_unicode
 from .._printing import quoted
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
+_LEAST_PER = 0.001
+"""Seconds. Begun attempts are counted in hundredths of a rate's time, which clocks must be able to tell apart."""
 
 
 @final
@@ -22,7 +24,7 @@ class Rate:
 
     Args:
       n: the number of attempts, 1 or more; each attempt at a task counts, retries too.
-      per: the length of the time, in seconds; more than 0. Wherever a time of that length begins, no more than ``n``
+      per: the length of the time, in seconds; 0.001 or more. Wherever a time of that length begins, no more than ``n``
           attempts begin within it. To keep that with little memory, a place may be free up to 1 % of ``per`` late.
     """
 
@@ -32,6 +34,8 @@ class Rate:
     def __post_init__(self) -> None:
         check_count(self.n, "n")
         object.__setattr__(self, "per", check_seconds(self.per, "per", positive=True))
+        if self.per < _LEAST_PER:
+            raise ValueError(f"per must be {_LEAST_PER} seconds or more, not {self.per}")
 
     def __repr__(self) -> str:
         return f"Rate({self.n}, per={self.per})"
@@ -115,7 +119,7 @@ def _check_weight(weight: object) -> float:
 
 def check_key(key: str | None) -> str | None:
     """Check the key for which limits are set or asked for; None: the queue."""
-    return None if key is None else check_text(key, "key")
+    return None if key is None else check_unicode(check_name(key, "key"), "key")
 
 
 def check_limits(limits: object, *, of_key: bool = False) -> Limits | None:

@@ -357,7 +357,7 @@ class GroupTable:
         """Return the number of rows of a key in a state, which are not counted beyond a number."""
         if not most:
             return 0
-        [(number,)] = self._connection.execute(COUNT_OF_KEY, (queue, key, state.value, most))
+        [(number,)] = self._connection.execute(COUNT_OF_KEY, (queue, key, state.value, min(most, _ABOVE_ALL)))
         return int(number)
 
     def _admit(self, queue: int, key: str, seq: int, priority: int) -> None:
