@@ -179,7 +179,7 @@ class ExchangeSql:
         Raises:
           FastPathFailed: the transaction has to be made again, since the rules of a queue are not those that are known.
         """
-        if not self.table.groups.is_unused:
+        if self.table.groups.is_used:
             self.table.groups.store(now)
         self._counters.enter_counts()
 
@@ -415,7 +415,7 @@ class ExchangeSql:
             live, running, held = self._counters.present(queue)
             answer.next_due.append(self._next_due(queue, now, moments))
             answer.live.append(live)
-            answer.held_back.append(held > 0 or groups.is_at_limit(queue, running))
+            answer.held_back.append(held > 0 or (not is_plain and groups.is_at_limit(queue, running)))
             self._sweep(queue, now)
         else:
             answer.next_due.append(None)
@@ -545,7 +545,7 @@ class ExchangeSql:
         if self._orphans_are_held_back(now):
             sql, parameters = NEXT_DUE_BUT_ORPHANS, [queue, now]
             moments.append(self.orphans_held_since + self._lease)
-        watched = self._watch.rows(queue)
+        watched = self._watch.rows.get(queue, ())
         if self._refused or watched:
             sql, parameters = sql + _BUT_THESE, [*parameters, _json_of([*self._refused, *watched])]
         if self._refused:
@@ -585,7 +585,7 @@ class ExchangeSql:
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
-        watched = self._watch.rows(queue)
+        watched = self._watch.rows.get(queue, ())
         limit = _MOST_DUE + len(self._refused) + len(watched)
         if self._orphans_are_held_back(now):
             found = self._connection.execute(_DUE_BUT_ORPHANS, (queue, now, *own, limit))
@@ -604,7 +604,7 @@ class ExchangeSql:
             return 0, False
         others = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
         self._watch.see(queue, [(row.seq, row.token, row.due) for row in others], now, self._lease)
-        left_alone = {*self._refused, *self._watch.rows(queue)}
+        left_alone = {*self._refused, *self._watch.rows.get(queue, ())}
         for row in due:
             if row.seq in left_alone:
                 continue

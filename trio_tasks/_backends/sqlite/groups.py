@@ -107,6 +107,8 @@ class GroupTable:
         self._windows: dict[tuple[int, str], RateWindow] = {}
         self._new_windows: dict[tuple[int, str], Rate] = {}
         self._touched: dict[tuple[int, str], None] = {}  # keys that may have places for held rows
+        self.is_used = False
+        """True if there is something to be stored before the end of the transaction."""
         self._free: dict[tuple[int, str], int] = {}  # places of keys, for new rows that are not inserted yet
         self._stored: dict[int, int] = {}  # turns that were stored since those were looked for that are over
         self._last_turn: dict[int, tuple[int, str]] = {}  # the last turn, and the last rate, that were looked at,
@@ -115,11 +117,6 @@ class GroupTable:
         """True if held rows became ready since this was last set to False."""
 
     # Transactions
-
-    @property
-    def is_unused(self) -> bool:
-        """True if there is nothing to be stored."""
-        return not (self._times or self._windows or self._touched)
 
     def store(self, now: float) -> None:
         """Give free places to held rows, and store virtual times and rates; called before the end of a transaction."""
@@ -146,6 +143,7 @@ class GroupTable:
     def _forget(self) -> None:
         for kept in (self._times, self._finish, self._windows, self._new_windows, self._touched, self._free):
             kept.clear()
+        self.is_used = False
 
     # Turns
 
@@ -171,6 +169,7 @@ class GroupTable:
         if time is None:
             sql = "SELECT passed, finish FROM trio_tasks_virtual_time WHERE queue = ? AND priority = ?"
             rows = self._connection.execute(sql, level)
+            self.is_used = True
             time = self._times[level] = _Time(*rows[0]) if rows else _Time(FIRST_TAG, FIRST_TAG)
         return time
 
@@ -225,6 +224,7 @@ class GroupTable:
                 free = 0
         self._free[group] = free - 1
         if free <= 0:
+            self.is_used = True
             self._touched[group] = None  # the new row may have a higher priority than one that is ready
         return free > 0
 
@@ -291,6 +291,7 @@ class GroupTable:
     def touch(self, queue: int, key: str) -> None:
         """Note that a key may have places for held rows."""
         if self.rules.of_key(queue, key).is_limited:
+            self.is_used = True
             self._touched[queue, key] = None
             self._free.pop((queue, key), None)
 
@@ -557,6 +558,7 @@ class GroupTable:
         group = queue, key
         window = self._windows.get(group)
         if window is None:
+            self.is_used = True
             window = self._windows[group] = self._read_window(queue, key)
         return window
 

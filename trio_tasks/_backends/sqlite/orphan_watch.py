@@ -34,11 +34,12 @@ class OrphanWatch:
     def __init__(self, connection: Connection, out_of_step: Callable[[Connection], dict[int, float]]) -> None:
         self._connection = connection
         self._out_of_step = out_of_step
-        self._watched: dict[int, dict[int, Watched]] = {}  # by the queue, and by the key of the row
+        self.rows: dict[int, dict[int, Watched]] = {}
+        """What is watched, by the queue and by the key of the row: to be looked at, not to be changed."""
 
     def see(self, queue: int, claims: Sequence[tuple[int, int, float]], now: float, lease: float) -> None:
         """Note all claims of other sessions in this queue whose leases seem to be over: row, token, lease end."""
-        before = self._watched.pop(queue, None) or {}
+        before = self.rows.pop(queue, None) or {}
         others = self._out_of_step(self._connection) if claims else {}
         if not others:
             return
@@ -53,16 +54,12 @@ class OrphanWatch:
             if known.until > now:
                 watched[seq] = known
         if watched:
-            self._watched[queue] = watched
-
-    def rows(self, queue: int) -> list[int]:
-        """Return the keys of the rows in this queue that are watched."""
-        return [*self._watched.get(queue, ())]
+            self.rows[queue] = watched
 
     def next_end(self, queue: int) -> float:
         """Return the time at which the first watched claim may be taken back."""
-        return min(each.until for each in self._watched[queue].values())
+        return min(each.until for each in self.rows[queue].values())
 
     def begin_anew(self) -> None:
         """Restart the time of all watched claims, since nothing was watched for a while."""
-        self._watched.clear()
+        self.rows.clear()
