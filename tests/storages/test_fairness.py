@@ -80,6 +80,40 @@ async def test_fifty_tasks_of_another_key_delay_a_task_by_one(
 
 
 @everywhere
+@pytest.mark.parametrize("way", ["replaced", "updated", "put off", "cancelled"])
+async def test_tasks_that_never_began_cost_no_turn(
+    opened: Opener, tmp_path: Path, autojump_clock: MockClock, way: str
+) -> None:
+    """A key whose task is replaced, put off or cancelled twenty times is as near to its turn as before."""
+    done: list[str] = []
+
+    async def handle(task: Task[int]) -> None:
+        await trio.sleep(10)
+        done.append(key_of(task))
+
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await storage.push_bulk(range(50), key="big")
+        await nursery.start(Worker("w", storage, handle, concurrency=1).run)
+        await trio.sleep(5)
+        for number in range(20):
+            if way == "replaced":
+                await storage.push(number, key="small", unique="u", on_conflict="replace")
+            elif way == "updated":
+                await storage.push(number, key="small", unique="u", on_conflict="update", priority=0)
+                await storage.push(number, key="small", unique="u", on_conflict="update", delay=1000)
+            else:
+                task_id = await storage.push(number, key="small")
+                if way == "cancelled":
+                    await storage.cancel(task_id)
+                else:
+                    await storage.reschedule(task_id, 1000)
+        await storage.push(20, key="small")
+        await trio.sleep(40)
+        nursery.cancel_scope.cancel()
+    assert "small" in done[:3]
+
+
+@everywhere
 async def test_a_lone_key_has_all_slots(opened: Opener, tmp_path: Path, autojump_clock: MockClock) -> None:
     running = most = 0
 

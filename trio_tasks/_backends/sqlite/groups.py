@@ -150,17 +150,33 @@ class GroupTable:
     def next_tag(self, queue: int, priority: int, key: str) -> int:
         """Return the tag of a row that becomes ready, and count its turn."""
         turn = queue, priority, key
-        finish = self._finish.get(turn)
-        if finish is None:
-            sql = "SELECT finish FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
-            rows = self._connection.execute(sql, turn)
-            finish = rows[0][0] if rows else FIRST_TAG
+        finish = self._turn_end(turn)
         time = self._time(queue, priority)
         tag = max(time.passed, finish)
         finish = self._finish[turn] = tag + cost_of(self.rules.of_key(queue, key).limits.weight)
         if finish > time.finish:
             time.finish, time.is_new = finish, True
         return tag
+
+    def _give_turn_back(self, queue: int, priority: int, key: str, tag: int) -> None:
+        """Let a key have the turn of its last row again, which is going to leave without having been claimed.
+
+        So one that is replaced or put off again and again costs one turn. The turns of rows before the last one are
+        not given back: rows that become ready later would go before those that are ready now.
+        """
+        turn = queue, priority, key
+        if self._turn_end(turn) == tag + cost_of(self.rules.of_key(queue, key).limits.weight):
+            self.is_used = True
+            self._finish[turn] = tag
+
+    def _turn_end(self, turn: tuple[int, int, str]) -> int:
+        """Return the end of the latest turn of a key in a priority."""
+        finish = self._finish.get(turn)
+        if finish is None:
+            sql = "SELECT finish FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
+            rows = self._connection.execute(sql, turn)
+            finish = int(rows[0][0]) if rows else FIRST_TAG
+        return finish
 
     def _time(self, queue: int, priority: int) -> _Time:
         """Return the virtual time of a priority."""
@@ -248,8 +264,12 @@ class GroupTable:
 
         It is held no more then; the caller changes its state, and counts that.
         """
-        sql = "SELECT key, held FROM trio_tasks_task WHERE seq = ? AND key IS NOT NULL"
-        for key, held in self._connection.execute(sql, (seq,)):
+        sql = "SELECT key, held, priority, order_key, state FROM trio_tasks_task WHERE seq = ?"
+        for key, held, priority, tag, state in self._connection.execute(sql, (seq,)):
+            if state == State.WAITING and tag < 0:
+                self._give_turn_back(queue, priority, key or NO_KEY, tag)
+            if key is None:
+                continue
             self.touch(queue, key)
             if held:
                 self._connection.execute("UPDATE trio_tasks_task SET held = NULL WHERE seq = ?", (seq,))
