@@ -497,6 +497,23 @@ async def test_a_limit_is_explained(opened: Opener, tmp_path: Path, autojump_clo
             nursery.cancel_scope.cancel()
 
 
+@everywhere
+async def test_all_attempts_are_told_that_run_beyond_a_lower_limit(
+    opened: Opener, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async def handle(_: int) -> None:
+        await trio.sleep(100)
+
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await storage.push_bulk(range(3), key="big")
+        await nursery.start(Worker("w", storage, handle, concurrency=4).run)
+        await trio.sleep(1)
+        await storage.set_limits(Limits(per_key=1))
+        explanation = await storage.explain(await storage.push(3, key="big"))
+        assert "its key 'big' has 3 of 1 attempts running (per_key=1)" in str(explanation)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_rate_of_a_queue_is_explained(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](limits=Limits(rate=Rate(2, per=30)))
     await storage.push_bulk([1, 2])

@@ -534,7 +534,7 @@ class GroupTable:
         if key is not None and self.rules.of_key(queue, key).is_limited:
             limits = self.rules.of_key(queue, key).limits
             most, rate = limits.per_key, limits.rate_per_key
-            running = 0 if most is None else self._count(queue, key, State.RUNNING, most)
+            running = 0 if most is None else self._count(queue, key, State.RUNNING, _ABOVE_ALL)
             reached = None if rate is None else _reached("rate_per_key", key, rate, self._read_window(queue, key), now)
             if most is not None and (
                 running >= most or (is_held and (reached is None or reached.number < reached.limit))
