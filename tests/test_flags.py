@@ -86,6 +86,7 @@ MAKING: dict[str, dict[str, Callable[[Any], object]]] = {
     "OpenTelemetry.__init__": {"parent": lambda value: observe.OpenTelemetry(parent=value)},
     "virtual_clock": {"autojump": virtual_clock},
     "make_page": {"newest_first": make_page},
+    "seconds_to_deadline": {"inherits": lambda value: abc.seconds_to_deadline(trio_tasks.Task(1), inherits=value)},
 }
 VERBS: dict[str, Callable[[Any, Any], Any]] = {
     "cancel running": lambda storage, value: storage.cancel("unknown", running=value),

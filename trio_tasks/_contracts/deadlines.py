@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import trio
 
+from .._checks import check_flag
 from .._printing import quoted
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def seconds_to_deadline(task: Task[Any], *, inherits: bool = False) -> float | N
     Raises:
       RuntimeError: the task says ``"inherit"``, and this is called outside of trio.
     """
-    return seconds_left(task.parts.terms, inherits=inherits)
+    return seconds_left(task.parts.terms, inherits=check_flag(inherits, "inherits"))
 
 
 def inherited(*, needed: bool) -> float | None:
