@@ -122,7 +122,7 @@ def test_slots_that_are_none_are_refused(queues: str, url: str) -> None:
 
 def test_run_needs_a_storage_for_a_router(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIO_TASKS_URL", raising=False)
-    assert "give the storage by --url" in call("run", TASKS).err
+    assert "give it by --url or TRIO_TASKS_URL, such as --url" in call("run", TASKS).err
     assert call("run", TASKS, "--url", "nothing:").status == 2
 
 
