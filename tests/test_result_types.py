@@ -89,7 +89,8 @@ async def test_the_context_of_a_task_has_a_public_type(kind: str, tmp_path: Path
 
 
 def test_the_options_of_a_storage_have_a_public_type() -> None:
-    names = {"lease", "codec", "result_type", "keep_results", "keep_dead", "unreadable_after", "on_push"}
+    kept = {"keep_results", "keep_dead", "unreadable_after"}
+    names = {"lease", "codec", "result_type", "on_push", "deadline", "limits", *kept}
     assert StorageOptions.__optional_keys__ == names
     for name in names:
         assert f"{name}:" in (StorageOptions.__doc__ or ""), f"{name} is not described"
