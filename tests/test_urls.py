@@ -138,6 +138,6 @@ def test_every_option_that_a_url_may_say_is_one_of_the_storage() -> None:
     from trio_tasks._backends.sqlite.storage import SqliteOptions
     from trio_tasks._backends.urls import _SCHEMES
 
-    in_code_only = {"result_type", "on_push"}
+    in_code_only = {"result_type", "on_push", "limits"}
     for scheme, kind in {"sqlite": SqliteOptions, "file": FileOptions, "memory": MemoryOptions}.items():
         assert set(_SCHEMES[scheme].options) == {"queue", *kind.__annotations__} - in_code_only, scheme

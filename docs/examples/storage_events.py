@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from trio_tasks import Cancelled, Expired, MemoryStorage, Missed, Pushed, Replaced, Status, StorageEvent
+from trio_tasks import Cancelled, DeadlinePassed, Expired, MemoryStorage, Missed, Pushed, Replaced, Status, StorageEvent
 
 open_orders: set[str] = set()
 storage = MemoryStorage[str]()
@@ -14,7 +14,7 @@ async def follow(events: trio.abc.ReceiveChannel[StorageEvent]) -> None:
         match event:
             case Pushed(task_id):
                 open_orders.add(task_id)
-            case Expired(task_id) | Cancelled(task_id):
+            case Expired(task_id) | DeadlinePassed(task_id) | Cancelled(task_id):
                 open_orders.discard(task_id)
             case Replaced(task_id, by):
                 open_orders.discard(task_id)

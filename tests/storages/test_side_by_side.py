@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import Killed, Succeeded, Task, TaskBuilder
+from trio_tasks import Killed, Limits, Succeeded, Task, TaskBuilder
 from trio_tasks._backends.durable.engine import Engine
 from trio_tasks._contracts.backend import INTERFACES
 from trio_tasks._contracts.sink import TaskSink
@@ -70,7 +70,7 @@ async def test_what_changes_between_the_two_steps_of_an_update_stays(
 
 READING = {
     "find", "find_each", "locate", "search", "metrics", "audit", "minutes", "schedules", "queues", "workers", "inspect",
-    "now", "take_killed", "listen", "read_rows", "needs_polling", "longest", "knows_workers",
+    "now", "take_killed", "listen", "read_rows", "get_limits", "needs_polling", "longest", "knows_workers",
 }  # fmt: skip
 """The methods of an engine that change nothing."""
 SETS_UP = {"open", "aclose", "ask_workers", "register", "renew"}
@@ -78,10 +78,19 @@ WRITING = {name for name in vars(Engine) if not name.startswith("_")} - READING 
 LOOKS = {
     "fetch_by_id", "wait_for", "events", "list_tasks", "list_workers", "workers", "list_queues", "metrics", "audit",
     "explain", "progress_of", "throughput", "attempt_totals", "is_paused", "list_schedules", "make_template",
-    "wait_for_schedules", "export_tasks",
+    "wait_for_schedules", "export_tasks", "get_limits",
 }  # fmt: skip
 """The verbs that change nothing."""
-OTHER = {"push_all", "push_stream", "register_worker", "unregister_worker", "receive_nowait", "settle_nowait", "feed"}
+OTHER = {
+    "call",
+    "push_all",
+    "push_stream",
+    "register_worker",
+    "unregister_worker",
+    "receive_nowait",
+    "settle_nowait",
+    "feed",
+}
 """The verbs that call the others here, or are for workers, or not there on stored storages."""
 CONDITIONAL = {"update"}
 """The verbs that read first, and write only if that is so still."""
@@ -111,6 +120,7 @@ def verbs(
         "resume_abandoned": lambda: storage.resume_abandoned(),
         "import_tasks": lambda: storage.import_tasks(exported),
         "set_schedules": lambda: storage.set_schedules([]),
+        "set_limits": lambda: storage.set_limits(Limits(per_key=2)),
         "pause": lambda: storage.pause(),
         "resume": lambda: storage.resume(),
     }

@@ -275,7 +275,8 @@ def find_fair_queues(state: JournalState, rows: Iterable[Row]) -> list[QueueRows
     a key, or a key a limit.
     """
     keyed = {queue for queue in state.queues.values() if queue.has_keys and queue.groups is None}
-    found = {row.queue for row in rows if row.group is not None and row.state <= RUNNING} if keyed else set()
+    unfinished = (row for row in (rows if keyed else ()) if row.state <= RUNNING)
+    found = {row.queue for row in unfinished if row.group is not None}
     return [
         queue for queue in state.queues.values() if queue.groups is None and (queue in found or queue.limits.by_key)
     ]
