@@ -38,6 +38,7 @@ from trio_tasks._contracts.minutes import Sums
 from trio_tasks._contracts.store_info import StoreInfo
 
 if TYPE_CHECKING:
+    from trio_tasks import Limits
     from typing_extensions import Unpack
 
 A = TypeVar("A")
@@ -109,7 +110,7 @@ class TroubledEngine(Engine):
         if self.trouble is not None:
             raise self.trouble
 
-    async def _call(self, name: str, *args: Any) -> Any:
+    async def _call(self, name: str, *args: Any, **options: Any) -> Any:
         self.calls[name] += 1
         self._under_way += 1
         self.at_once = max(self.at_once, self._under_way)
@@ -117,14 +118,14 @@ class TroubledEngine(Engine):
             await self._take_time()
             call: Callable[..., Awaitable[Any]] = getattr(self.store.rows, name)
             with trio.CancelScope(shield=True):
-                result = await call(*args)
+                result = await call(*args, **options)
                 await trio.sleep(self.latency)
             return result
         finally:
             self._under_way -= 1
 
-    async def _telling(self, name: str, *args: Any) -> Any:
-        result = await self._call(name, *args)
+    async def _telling(self, name: str, *args: Any, **options: Any) -> Any:
+        result = await self._call(name, *args, **options)
         self.store.tell_others(self)
         return result
 
@@ -210,6 +211,15 @@ class TroubledEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._telling("set_paused", queue, paused)
+
+    async def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
+    ) -> None:
+        await self._telling("set_limits", queue, key, limits, only_if_none=only_if_none)
+
+    async def get_limits(self, queue: str, key: str | None) -> Limits | None:
+        limits: Limits | None = await self._call("get_limits", queue, key)
+        return limits
 
     async def schedules(self, after: int, name: str | None = None) -> Sequence[ScheduleRow]:
         rows: Sequence[ScheduleRow] = await self._call("schedules", after, name)

@@ -570,3 +570,24 @@ def test_rates_in_memory_count_afresh_in_another_run() -> None:
 
     for _ in range(2):
         trio.run(run)
+
+
+@everywhere
+async def test_a_task_whose_delay_is_over_goes_before_one_that_is_pushed_then(
+    opened: Opener, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its turn is the earlier one, though nobody has looked for what is due."""
+    async with opened(tmp_path / "tasks") as storage:
+        await storage.push_bulk([0, 1], key="a")
+        for number in range(2):
+            task = await storage.receive()
+            assert task.args == number
+            await storage.settle(task, Succeeded(None))
+        await storage.push(2, key="a", delay=5)
+        await storage.push(3, delay=5)
+        await trio.sleep(10)
+        await storage.push_bulk([4], key="a")
+        await storage.push_bulk([5])
+        received = [await storage.receive() for _ in range(4)]
+        assert [task.args for task in received if key_of(task)] == [2, 4]
+        assert [task.args for task in received if not key_of(task)] == [3, 5]

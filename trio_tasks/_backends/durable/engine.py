@@ -646,6 +646,7 @@ class Engine(ABC):
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused; its claims get no rows then. Wake other processes when it is resumed."""
 
+    @abstractmethod
     async def set_limits(
         self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
     ) -> None:
@@ -656,11 +657,10 @@ class Engine(ABC):
         Args:
           only_if_none: True: leave limits alone that are there.
         """
-        raise refusal("this storage keeps no limits yet")
 
+    @abstractmethod
     async def get_limits(self, queue: str, key: str | None) -> Limits | None:
         """Return the limits that are stored for the queue, or for one key in it; None if none are."""
-        raise refusal("this storage keeps no limits yet")
 
     @abstractmethod
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:

@@ -143,7 +143,8 @@ class ExchangeSteps:
         state = self._state
         state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
         state.touch_in_full(row)
-        keeps_place = new.delay <= 0 and row.state == WAITING and row.priority == new.priority
+        is_same = row.priority == new.priority and row.group == new.key
+        keeps_place = new.delay <= 0 and row.state == WAITING and is_same
         row.queue.leave_ready(row)
         state.weight -= row.weight
         row.payload, row.options, row.priority, row.name = new.payload, new.options, new.priority, new.name

@@ -159,6 +159,7 @@ class ExchangeSql:
         if exchange.settled:
             answer.settled = self._settle(exchange.settled, now, answer, row_by_row)
         if exchange.pushed:
+            self._enter_due_before(exchange.pushed, now)
             answer.pushed = self._push(exchange.pushed, now, row_by_row)
         if exchange.renewed:
             answer.renewed = self.table.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
@@ -299,6 +300,15 @@ class ExchangeSql:
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 
+    def _enter_due_before(self, rows: Sequence[NewRow], now: float) -> None:
+        """Enter what is due in queues whose keys take turns, since a row that is due has waited for longer than
+        one that is pushed, and turns are given when rows become ready. Claims of this session are left alone.
+        """
+        for name in {row.queue for row in rows} - self._counters.without_rules:
+            queue = self._counters.number(name)
+            if self.table.groups.rules.of(queue).is_fair:
+                self.enter_due(name, queue, now, -math.inf)
+
     def _insert_all(self, rows: Sequence[NewRow], queues: Set[str], now: float) -> int:
         """Insert rows without unique keys into these queues; return how many were."""
         number = self._counters.number
@@ -392,7 +402,7 @@ class ExchangeSql:
         queue = self._counters.known(claim.queue)
         self._lease = claim.lease
         self._forget_refused(now)
-        self.enter_due(claim.queue, queue, now, answer, as_of)
+        self.enter_due(claim.queue, queue, now, as_of)
         groups = self.table.groups
         moments: list[float] = []
         is_plain = claim.queue in self._counters.without_rules or groups.rules.of(queue).is_plain
@@ -573,9 +583,7 @@ class ExchangeSql:
     def _orphans_are_held_back(self, now: float) -> bool:
         return now < self.orphans_held_since + self._lease
 
-    def enter_due(
-        self, name: str, queue: int, now: float, answer: ExchangeResult, as_of: float = math.inf
-    ) -> tuple[int, bool]:
+    def enter_due(self, name: str, queue: int, now: float, as_of: float = math.inf) -> tuple[int, bool]:
         """Enter all changes that are due: delayed rows are ready, rows not started in time expire, orphans come back.
 
         Orphans of this session come back only if their lease had run out by ``as_of``.

@@ -19,7 +19,6 @@ from ..durable.engine import (
     REMOVED_FOR,
     Changed,
     ClaimKey,
-    ExchangeResult,
     KillReason,
     LocatedRow,
     Part,
@@ -484,7 +483,7 @@ class Operations:
 
     def resume_abandoned(self, queue: str, now: float) -> Part:
         """Make orphans wait again, as many as one exchange takes back."""
-        return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
+        return Part(*self._sql.enter_due(queue, self._counters.known(queue), now))
 
     def forget(self, queue: str, task_id: str | None, now: float) -> Part:
         """Delete one row that does not run, or some hundreds of finished ones."""

@@ -103,7 +103,7 @@ def _raising(harness: Harness, verb: str, error: BaseException, *, once: bool = 
     """Make this method of the engine raise inside the block: at its first call, or at every call."""
     engine = harness.backend._loop.engine
 
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         if once:
             delattr(engine, verb)
         raise error
