@@ -34,7 +34,7 @@ _FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, order_key = ?, resu
 worker = coalesce(?, worker) {HELD}"""
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
-UPDATE trio_tasks_task SET state = ?, due = coalesce(min(?, deadline), ?2, deadline),
+UPDATE trio_tasks_task SET state = ?, due = coalesce(min(?, deadline), ?, deadline),
 order_key = coalesce(?, order_key), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
 worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = deadline, wall = NULL
@@ -147,7 +147,7 @@ class TaskTable:
         held = each.key, each.token
         queue = self._counters.number(each.queue)
         if each.kind is SettlementKind.RELEASED:
-            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, None, *held))
+            self._change(_RETURN, (State.WAITING, None, None, None, 1, None, None, None, None, None, *held))
             self._counters.count(queue, running=-1, released=1)
             if self._is_fair(queue):
                 self.groups.arrange_returned(queue, each.key)
@@ -156,7 +156,7 @@ class TaskTable:
             state = State.WAITING if due is None else State.DELAYED
             order_key = self.order_key(due, now)
             suspended = each.reason if each.kind is SettlementKind.SUSPENDED and due is not None else None
-            moved = state, due, order_key, each.kind in NOT_COUNTED
+            moved = state, due, due, order_key, each.kind in NOT_COUNTED
             self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, suspended, *held))
             changes = {_COUNTERS[each.kind]: 1}
             if due is not None:
