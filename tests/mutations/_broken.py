@@ -482,8 +482,8 @@ MUTATIONS = [
         7,
         "an interruption costs an attempt, in SQLite",
         "_backends/sqlite/task_table.py",
-        "(State.WAITING, None, None, 1, None, None, None, None, None, *held)",
-        "(State.WAITING, None, None, 0, None, None, None, None, None, *held)",
+        "(State.WAITING, None, None, None, 1, None, None, None, None, None, *held)",
+        "(State.WAITING, None, None, None, 0, None, None, None, None, None, *held)",
         ("sqlite",),
     ),
     Mutation(
@@ -491,8 +491,8 @@ MUTATIONS = [
         7,
         "a suspension costs an attempt, in SQLite",
         "_backends/sqlite/task_table.py",
-        "moved = state, due, order_key, each.kind in NOT_COUNTED",
-        "moved = state, due, order_key, 0",
+        "moved = state, due, due, order_key, each.kind in NOT_COUNTED",
+        "moved = state, due, due, order_key, 0",
         ("sqlite",),
     ),
     Mutation(

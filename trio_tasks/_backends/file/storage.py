@@ -83,7 +83,7 @@ class FileStorage(DurableStorage[A]):
           ``queue`` is given the name of the queue, too. Default: none.
       deadline: ``"inherit"`` gives each task that is pushed without a ``deadline`` that of the trio task which pushes
           it, if there is one; so what an attempt pushes ends with the attempt's own deadline. Default: None, none.
-      limits: the :class:`Limits` of the queue, which are stored if it has none yet; see :meth:`set_limits`. Default:
+      limits: the :class:`Limits` of the queue, which are stored if it has none yet; see ``set_limits()``. Default:
           none.
     """
 
