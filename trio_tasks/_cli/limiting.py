@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _RATE = re.compile(r"(\d{1,12})/(.+)")
 _UNITS = {"s": "1s", "m": "1m", "min": "1min", "h": "1h", "d": "1d"}
-_FIELDS = ("concurrency", "per_key", "rate", "rate_per_key", "weight")
 
 
 def rate(text: str) -> Rate:
@@ -47,13 +47,13 @@ _COUNT = click.IntRange(min=1, max=2**31)
 @click.option("--weight", type=float, metavar="W", help="The share of a key beside other keys. Default: 1.")
 @click.option("--none", is_flag=True, help="Remove the limits.")
 @on_store
-async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, none: bool, **fields: Any) -> None:
+async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, none: bool, **limited: Any) -> None:
     """Show or set the limits of a queue, or of a key in it.
 
     Without an option for a limit it shows them, of all queues if none is named. With one or more, it sets them: what is
     not given is not limited any more. They hold over all processes, from the next task on that is taken.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in limited.items() if value is not None}
     if none and given:
         raise CommandError("give limits or --none, not both", ExitStatus.USAGE)
     if options.queue is None and (none or given or key is not None):
@@ -76,7 +76,7 @@ async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, n
 async def _show(queue: DurableStorage[Any], key: str | None, answer: Answer) -> None:
     found = await queue.get_limits(key=key)
     record: dict[str, Any] = {"queue": queue.queue, "key": key}
-    for name in _FIELDS:
+    for name in (each.name for each in fields(Limits)):
         value = None if found is None else getattr(found, name)
         record[name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
     whose = printable(queue.queue) if key is None else f"{printable(queue.queue)}, key {printable(key)}"

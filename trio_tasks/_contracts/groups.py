@@ -106,8 +106,7 @@ class QueueLimits:
         if limits.concurrency is not None and running >= limits.concurrency:
             return LimitReached("concurrency", None, limits.concurrency, running)
         assert limits.rate is not None
-        begun = limits.rate.n - self.window.free(limits.rate, now)
-        return LimitReached("rate", None, limits.rate.n, begun, limits.rate.per, self.window.free_at(limits.rate))
+        return LimitReached.of_rate(None, limits.rate, self.window, now)
 
     @property
     def has_rates(self) -> bool:
@@ -138,6 +137,16 @@ class LimitReached(NamedTuple):
     """The time of the rate, in seconds."""
     free_at: float | None = None
     """The moment from which on the rate lets the next attempt begin, by the clock of the store."""
+
+    @classmethod
+    def of_rate(cls, key: str | None, rate: Rate, window: RateWindow, now: float) -> LimitReached:
+        """Return what the rate of a key, or of the queue, says now; it is reached if the number is not less than the
+        limit.
+        """
+        field = "rate" if key is None else "rate_per_key"
+        number = rate.n - window.free(rate, now)
+        free_at = window.free_at(rate)
+        return cls(field, key, rate.n, number, rate.per, free_at if free_at > now else None)
 
 
 class _Entry(NamedTuple):
@@ -608,9 +617,7 @@ class Groups(Generic[R]):
         if group.per_key is not None and group.per_key - group.running <= free:
             return LimitReached("per_key", key, group.per_key, group.running)
         assert group.rate is not None
-        begun = group.rate.n - int(free)
-        free_at = group.window.free_at(group.rate) if free <= 0 else None
-        return LimitReached("rate_per_key", key, group.rate.n, begun, group.rate.per, free_at)
+        return LimitReached.of_rate(key, group.rate, group.window, now)
 
     def rows(self, *, newest_first: bool = False) -> Iterator[R]:
         """Return all rows: those with a higher priority first, then by their order, whatever their keys."""

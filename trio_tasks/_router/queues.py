@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from .._contracts.storage_events import Pushed
     from .._contracts.worker_info import WorkerInfo
     from .._schedules.schedules import Schedules
-    from .._tasks.limits import Limits
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .table import FunctionTable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, final
 
 from .._checks import check_count, check_name, check_seconds, check_unicode
@@ -91,12 +91,12 @@ class Limits:
         Raises:
           TypeError or ValueError: these are none.
         """
-        fields = dict(plain)
+        given = dict(plain)
         for name in ("rate", "rate_per_key"):
-            if name in fields:
-                n, per = fields[name]
-                fields[name] = Rate(n, per=per)
-        return cls(**fields)
+            if name in given:
+                n, per = given[name]
+                given[name] = Rate(n, per=per)
+        return cls(**given)
 
     def __repr__(self) -> str:
         return f"Limits({', '.join(f'{name}={value!r}' for name, value in _fields_of(self).items())})"
@@ -104,9 +104,8 @@ class Limits:
 
 def _fields_of(limits: Limits) -> dict[str, Any]:
     """Return the fields that differ from their defaults."""
-    names = ("concurrency", "per_key", "rate", "rate_per_key")
-    fields: dict[str, Any] = {name: value for name in names if (value := getattr(limits, name)) is not None}
-    return fields if limits.weight == 1.0 else fields | {"weight": limits.weight}
+    values = {each: getattr(limits, each.name) for each in fields(limits)}
+    return {each.name: value for each, value in values.items() if value != each.default}
 
 
 def _check_weight(weight: object) -> float:

@@ -11,6 +11,7 @@ from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
+from ..._contracts.calls import USUAL_LEASE
 from ..._contracts.deadlines import check_default
 from ..._contracts.event_readers import EventReaders
 from ..._contracts.lending import SLOTS
@@ -159,7 +160,7 @@ class StorageOptions(TypedDict, total=False):
 
 _A_DAY = 86_400.0
 _USUAL = StorageOptions(
-    lease=30.0,
+    lease=USUAL_LEASE,
     codec=None,
     result_type=Any,
     keep_results=3600.0,

@@ -157,7 +157,7 @@ class ExchangeSql:
         """
         answer = ExchangeResult()
         if exchange.settled:
-            answer.settled = self._settle(exchange.settled, now, answer, row_by_row)
+            answer.settled = self._settle(exchange.settled, now, row_by_row)
         if exchange.pushed:
             self._enter_due_before(exchange.pushed, now)
             answer.pushed = self._push(exchange.pushed, now, row_by_row)
@@ -190,9 +190,7 @@ class ExchangeSql:
 
     # Settling
 
-    def _settle(
-        self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, row_by_row: bool
-    ) -> list[bool | BaseException]:
+    def _settle(self, settled: Sequence[Settlement], now: float, row_by_row: bool) -> list[bool | BaseException]:
         self._touch_groups(settled)
         answers: list[bool | BaseException] = [True] * len(settled)
         alike: dict[tuple[float | None, int], list[Any]] = {}  # without a result: by when they are forgotten, and claim
@@ -213,7 +211,7 @@ class ExchangeSql:
                 else:
                     kept.append((due, order_key, each.result, each.worker, each.key, each.token))
             else:
-                answers[number] = self._settle_one(each, now, answer)
+                answers[number] = self._settle_one(each, now)
         for (due, token), keys in alike.items():
             if len(keys) < _MANY:
                 kept += [(due, order_key, None, None, key, token) for key in keys]
@@ -239,7 +237,7 @@ class ExchangeSql:
             if rules.of(number(name)).limits_keys:
                 self.table.groups.touch_rows(number(name), [each.key for each in settled if each.queue == name])
 
-    def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
+    def _settle_one(self, each: Settlement, now: float) -> bool | BaseException:
         held = self.table.held(each.key, each.token)
         if held is None:
             return False
@@ -407,11 +405,11 @@ class ExchangeSql:
         moments: list[float] = []
         is_plain = claim.queue in self._counters.without_rules or groups.rules.of(queue).is_plain
         if is_plain:
-            rows = self._ready(READY, claim, queue, now, answer)
+            rows = self._ready(READY, claim, queue, now)
         else:
-            rows = self._ready_by_rules(claim, queue, now, answer, moments)
+            rows = self._ready_by_rules(claim, queue, now, moments)
         self._token += 1
-        rows = self._take_each(rows, claim, queue, now, answer) if row_by_row else self._take(rows, claim, now)
+        rows = self._take_each(rows, claim, queue, now) if row_by_row else self._take(rows, claim, now)
         if rows:
             self._counters.count(queue, running=len(rows))
         token = self._token
@@ -432,9 +430,7 @@ class ExchangeSql:
             answer.live.append(-1)
             answer.held_back.append(False)
 
-    def _ready_by_rules(
-        self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult, moments: list[float]
-    ) -> list[Row]:
+    def _ready_by_rules(self, claim: ClaimRequest, queue: int, now: float, moments: list[float]) -> list[Row]:
         """Return the rows to claim from a queue that has keys or limits; note the moments at which there may be more.
 
         A row that is ready and must not begin is held back, and others are looked for.
@@ -447,7 +443,7 @@ class ExchangeSql:
         if free_at is not None:
             moments.append(free_at)
         while room > 0:
-            rows = self._ready(READY_FAIR if is_fair else READY, claim._replace(limit=room), queue, now, answer)
+            rows = self._ready(READY_FAIR if is_fair else READY, claim._replace(limit=room), queue, now)
             held = groups.hold_excess(queue, rows, now)
             if not held:
                 if is_fair and len(rows) < room:
@@ -479,20 +475,16 @@ class ExchangeSql:
             raise FastPathFailed
         return rows
 
-    def _take_each(
-        self, rows: list[Row], claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
-    ) -> list[Row]:
+    def _take_each(self, rows: list[Row], claim: ClaimRequest, queue: int, now: float) -> list[Row]:
         """Claim these rows one by one, and return those that the database does not refuse."""
         taken: list[Row] = []
         for row in rows:
             worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
-            if self._take_one(row, worker, claim, queue, now, answer):
+            if self._take_one(row, worker, claim, queue, now):
                 taken.append(row)
         return taken
 
-    def _take_one(
-        self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
-    ) -> bool:
+    def _take_one(self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float) -> bool:
         """Claim this row for this worker; return False if the database refuses that."""
         if row[2] == _LAST_ATTEMPT:  # one more attempt cannot be counted
             self._kill(row, overflow_error(), KillReason.NOT_AGAIN, claim.queue, queue, now)
@@ -533,7 +525,7 @@ class ExchangeSql:
         if self._refused:
             self._refused = {seq: until for seq, until in self._refused.items() if until > now}
 
-    def _ready(self, sql: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
+    def _ready(self, sql: str, claim: ClaimRequest, queue: int, now: float) -> list[Row]:
         """Return the rows to claim, in order."""
         refused, left_out = self._refused, claim.left_out
         rows = self._connection.execute(sql, (queue, queue, claim.limit + len(refused) + len(left_out)))

@@ -404,11 +404,9 @@ class GroupTable:
     def _set_due(self, row: Row, due: float | None) -> None:
         """Set the time at which a held row asks again."""
         seq, _, _, start_by, was = row
-        moments = [each for each in (start_by, due) if each is not None and each < math.inf]
-        if was != min(moments, default=None):
-            self._connection.execute(
-                "UPDATE trio_tasks_task SET due = ? WHERE seq = ?", (min(moments, default=None), seq)
-            )
+        first = min((each for each in (start_by, due) if each is not None and each < math.inf), default=None)
+        if was != first:
+            self._connection.execute("UPDATE trio_tasks_task SET due = ? WHERE seq = ?", (first, seq))
 
     # Claims
 
@@ -535,7 +533,7 @@ class GroupTable:
             limits = self.rules.of_key(queue, key).limits
             most, rate = limits.per_key, limits.rate_per_key
             running = 0 if most is None else self._count(queue, key, State.RUNNING, _ABOVE_ALL)
-            reached = None if rate is None else _reached("rate_per_key", key, rate, self._read_window(queue, key), now)
+            reached = None if rate is None else LimitReached.of_rate(key, rate, self._read_window(queue, key), now)
             if most is not None and (
                 running >= most or (is_held and (reached is None or reached.number < reached.limit))
             ):
@@ -546,7 +544,7 @@ class GroupTable:
         most, rate = rules.limits.concurrency, rules.limits.rate
         if most is not None and running >= most:
             return LimitReached("concurrency", None, most, running)
-        reached = None if rate is None else _reached("rate", None, rate, self._read_window(queue, NO_KEY), now)
+        reached = None if rate is None else LimitReached.of_rate(None, rate, self._read_window(queue, NO_KEY), now)
         return None if reached is None or reached.number < reached.limit else reached
 
     # What says nothing any more
@@ -591,10 +589,3 @@ class GroupTable:
         begun = self._window(queue, key).state()
         sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
         self._connection.execute(sql, (queue, key, begun[-1][0] + rate.per, json.dumps(begun)))
-
-
-def _reached(field: str, key: str | None, rate: Rate, window: RateWindow, now: float) -> LimitReached:
-    """Return what a rate says now; it is reached if the number is not less than the limit."""
-    number = rate.n - window.free(rate, now)
-    free_at = window.free_at(rate)
-    return LimitReached(field, key, rate.n, number, rate.per, free_at if free_at > now else None)
