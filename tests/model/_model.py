@@ -118,8 +118,8 @@ class Model:
         if owner is not None:
             if on_conflict == "raise":
                 raise Refused("unique")
-            if on_conflict == "skip" or not owner.is_live:
-                return owner.id
+            if on_conflict == "skip" or self.rows.get(owner.id) is not owner or not owner.is_live:
+                return owner.id  # it stays as it is, too, if it was discarded, and its key is held for a time
             if on_conflict == "update":
                 if owner.waits:
                     self.update_by_push(owner, row, delay)
@@ -136,8 +136,10 @@ class Model:
         return row.id
 
     def update_by_push(self, row: Row, new: Row, delay: float) -> None:
-        """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
-        stays = self.is_ready(row) and not delay and row.priority == new.priority
+        """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready among
+        the rows of its key and priority."""
+        is_same = (row.priority, row.key) == (new.priority, new.key)
+        stays = self.is_ready(row) and not delay and is_same
         row.args, row.priority, row.metadata = new.args, new.priority, new.metadata
         row.expires, row.deadline = new.expires, new.deadline
         row.until, row.seconds, row.key = new.until, new.seconds, new.key
