@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 import trio
 
@@ -343,6 +343,13 @@ def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Lis
     return tuple(check_sync(each, "each of on_event", shape) for each in on_event)
 
 
+class Cancellable(Protocol):
+    """A slot, or a cancel scope."""
+
+    def cancel(self) -> None:
+        """Cancel what it does."""
+
+
 @final
 class IntakeState:
     """The state of a worker's intake: open, paused, or closed for good. It starts open.
@@ -358,7 +365,7 @@ class IntakeState:
 
     __slots__ = (
         "_opened",
-        "_scopes",
+        "_waiters",
         "cancelled",
         "closed",
         "gate",
@@ -381,27 +388,27 @@ class IntakeState:
         self.was_closed = trio.Event()
         self._opened = trio.Event()
         self._opened.set()
-        self._scopes: set[trio.CancelScope] = set()
+        self._waiters: set[Cancellable] = set()
 
-    def add_waiter(self, scope: trio.CancelScope) -> None:
-        """Add a slot that waits inside this scope, which :meth:`close` and :meth:`pause` cancel."""
-        self._scopes.add(scope)
+    def add_waiter(self, slot: Cancellable) -> None:
+        """Add a slot that waits, and that :meth:`close` and :meth:`pause` cancel."""
+        self._waiters.add(slot)
         self.waiting += 1
 
-    def remove_waiter(self, scope: trio.CancelScope) -> None:
+    def remove_waiter(self, slot: Cancellable) -> None:
         """Remove a slot that no longer waits."""
-        self._scopes.discard(scope)
+        self._waiters.discard(slot)
         self.waiting -= 1
 
     @contextmanager
     def interruptible(self) -> Generator[None, None, None]:
         """Let :meth:`close` and :meth:`pause` end the block early, without an error."""
         with trio.CancelScope() as scope:
-            self._scopes.add(scope)
+            self._waiters.add(scope)
             try:
                 yield
             finally:
-                self._scopes.discard(scope)
+                self._waiters.discard(scope)
 
     async def wait_open(self) -> None:
         """Wait until the intake is not paused."""
@@ -442,8 +449,8 @@ class IntakeState:
         self._opened.set()
 
     def _cancel_waiters(self) -> None:
-        for scope in self._scopes:
-            scope.cancel()
+        for waiter in self._waiters:
+            waiter.cancel()
 
 
 @final

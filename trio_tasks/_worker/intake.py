@@ -83,14 +83,13 @@ class Intake:
     async def take(self, slot: Slot) -> Task[Any] | None:
         """Return the next task for this slot; None if there are no more, or intake is closed.
 
-        A stop or a pause cuts the waiting short by cancelling the slot's scope. If that happens in the very step in
-        which a task
-        is handed over, the task is returned, and the scope is a cancelled one: the slot has to see to that.
+        A stop or a pause cuts the waiting short by cancelling the slot. If that happens in the very step in which a
+        task is handed over, the task is returned, and the slot is cancelled: it has to see to that.
         """
         receive_nowait = self._receive_nowait
         if receive_nowait is not None and not self._gates:
             if self._uses_slices and not self._slices.may_take(slot):
-                await self._slices.wait(slot.scope)
+                await self._slices.wait(slot)
             if self._state.is_open:
                 try:
                     task = receive_nowait()
@@ -107,12 +106,11 @@ class Intake:
         return await self._wait(slot)
 
     async def _wait(self, slot: Slot) -> Task[Any] | None:
-        scope = slot.scope
         has_looked = not self._gates  # and found nothing: that is why it waits
         while not self._state.closed:
             if self._state.cancelled:
                 await self._state.wait_cancelled()
-            self._state.add_waiter(scope)
+            self._state.add_waiter(slot)
             try:
                 if self._state.paused:
                     await self._state.wait_open()
@@ -121,7 +119,7 @@ class Intake:
                     has_looked = False
                 return await (self._receive_through_gates(slot) if self._gates else self._receive(has_looked))
             finally:
-                self._state.remove_waiter(scope)
+                self._state.remove_waiter(slot)
         return None  # noqa: ASYNC910  the slot ends
 
     async def _receive(self, has_looked: bool = False) -> Task[Any] | None:
@@ -253,7 +251,7 @@ class TimeSlices:
         self._left = 0
         self._ends = 0.0
 
-    def may_take(self, slot: object) -> bool:
+    def may_take(self, slot: Slot) -> bool:
         """Return True if this slot may take a task at once.
 
         It may if the slice is not used up, or if the slot that took the last task now waits in its attempt.
@@ -263,7 +261,7 @@ class TimeSlices:
         elif self._last_is_busy:
             return True
         self._left -= 1
-        return self._left >= 0 and trio.current_time() < self._ends
+        return self._left >= 0 and slot.now() < self._ends
 
     def note_taken(self, slot: object) -> None:
         """Note that this slot has taken a task. Another slot must be on call to step in if its attempt has to wait."""
@@ -272,7 +270,7 @@ class TimeSlices:
         if not self._on_call and self._parked:
             self._wake(1)
 
-    async def wait(self, scope: trio.CancelScope) -> None:  # noqa: ASYNC910  the intake waits while it is not open
+    async def wait(self, slot: Slot) -> None:  # noqa: ASYNC910  the intake waits while it is not open
         """Let the rest of the program run; return when this slot has a new slice, or intake is not open."""
         self._on_call += 1
         times_over = self._generation
@@ -292,19 +290,19 @@ class TimeSlices:
                         self._wake(2 * self._needed)
                     return
                 if self._on_call > 1:
-                    await self._park(scope)
+                    await self._park(slot)
         finally:
             self._on_call -= 1
 
-    async def _park(self, scope: trio.CancelScope) -> None:
+    async def _park(self, slot: Slot) -> None:
         self._on_call -= 1
-        self._state.add_waiter(scope)
+        self._state.add_waiter(slot)
         was_called = False
         try:
             await self._parked.park()
             was_called = True  # and counted by the slot that called
         finally:
-            self._state.remove_waiter(scope)
+            self._state.remove_waiter(slot)
             if not was_called:
                 self._on_call += 1
 

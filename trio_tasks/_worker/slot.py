@@ -94,7 +94,6 @@ class Slot:
         "_intake",
         "_is_open",
         "_noted",
-        "_now",
         "_original_parts",
         "_outcome",
         "_outer_scope",
@@ -103,8 +102,10 @@ class Slot:
         "_task",
         "_trio_task",
         "context",
+        "is_cancelled",
         "left_open",
         "lender",
+        "now",
         "policy",
         "scope",
         "waits_for",
@@ -132,8 +133,9 @@ class Slot:
         self._noted = () if context.attempt_log is None else context.attempt_log.noted
         self._initial_context = copy_context()
         self._trio_task: trio.lowlevel.Task
-        self._now: Callable[[], float]
+        self.now: Callable[[], float]
         self.scope: trio.CancelScope
+        self.is_cancelled = False  # the present scope was; to ask the scope itself costs four calls a task
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
         self._forced_outcome: Killed | Released | None = None
@@ -160,7 +162,7 @@ class Slot:
         call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
         """
         self._trio_task = trio.lowlevel.current_task()
-        self._now = trio.lowlevel.current_clock().current_time  # half the cost of trio.current_time
+        self.now = trio.lowlevel.current_clock().current_time  # half the cost of trio.current_time
         SLOTS[self._trio_task] = self
         try:
             await self._take_and_attempt()
@@ -176,11 +178,12 @@ class Slot:
         while True:  # noqa: ASYNC913  taking is one, now and then
             with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
                 ATTEMPT_SCOPES.add(self.scope)
+                self.is_cancelled = False
                 self._outer_scope = innermost_scope(self._trio_task)
                 while True:
                     if task is None and (task := await self._intake.take(self)) is None:
                         return
-                    if self.scope.cancel_called:  # cancelled meanwhile: attempt the task in the next scope
+                    if self.is_cancelled:  # meanwhile: attempt the task in the next scope
                         break
                     current, task = task, None
                     await self._attempt(current)
@@ -260,7 +263,7 @@ class Slot:
     @trio.lowlevel.disable_ki_protection
     async def _run_in_time(self, task: Task[Any], seconds: float | None) -> Any:
         """Run the handler until the timeout of the attempt, or the deadline of the task, whichever comes first."""
-        parts, now = task.parts, self._now()
+        parts, now = task.parts, self.now()
         deadline = _deadline_of(parts)
         timeout = math.inf if seconds is None else now + seconds
         if deadline > now:
@@ -369,8 +372,13 @@ class Slot:
         if not self._is_open:
             return False
         self._forced_outcome = outcome
-        self.scope.cancel()
+        self.cancel()
         return True
+
+    def cancel(self) -> None:
+        """Cancel what the slot does now: it attempts a task, or waits for one."""
+        self.is_cancelled = True
+        self.scope.cancel()
 
     @property
     def will_take_more(self) -> bool:
@@ -405,9 +413,8 @@ class Slot:
 
     def retire(self) -> None:
         """End the slot, which has no task."""
-        scope: trio.CancelScope | None = getattr(self, "scope", None)  # it may not have begun
-        if scope is not None:
-            scope.cancel()
+        if hasattr(self, "scope"):  # otherwise it has not begun
+            self.cancel()
 
     def lend(self, waits_for: Collection[str], what: str) -> None:
         """Lend the slot while its attempt waits for other tasks."""
@@ -458,7 +465,7 @@ class Slot:
         self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
-        began = self._now()
+        began = self.now()
         try:
             if refusal is not None:
                 await self._settle_refused(task, refusal)
@@ -473,7 +480,7 @@ class Slot:
             await self._settle_refused(task, refused)
         finally:
             self._let_go(task)
-        self.context.tally.note_settling(self._now() - began)
+        self.context.tally.note_settling(self.now() - began)
         self._record(task)
 
     async def _settle_refused(  # noqa: ASYNC910  settling is one
