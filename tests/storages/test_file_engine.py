@@ -35,6 +35,7 @@ from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.journal import open_journal
 from trio_tasks._backends.file.records import FRAME_SIZE, HEADER_SIZE, frame, header
+from trio_tasks._backends.file.rows import QueueRows, Row
 from trio_tasks._clock import use_wall_clock
 
 from tests._progress import until
@@ -902,3 +903,29 @@ async def test_an_intact_record_by_another_hand_is_as_good_as_ours(path: Path) -
     async with opened(path) as engine:
         [row] = await claim(engine)
         assert row.id == "a"
+
+
+def test_the_condition_of_a_row_is_given_as_it_was_read() -> None:
+    queue = QueueRows(0, QUEUE)
+    row, other = (Row(key, queue, f"t{key}", b"", None, 0, None) for key in (1, 2))
+    fixed = {
+        "key",
+        "queue",
+        "id",
+        "payload",
+        "options",
+        "priority",
+        "unique",
+        "unique_until",
+        "name",
+        "pushed",
+        "group",
+    }
+    changing = sorted({*Row.__slots__} - fixed)
+    for name in changing:
+        setattr(row, name, name)
+
+    other.condition = row.condition
+
+    assert sorted(row.condition) == changing
+    assert [getattr(other, name) for name in changing] == changing

@@ -93,30 +93,27 @@ def encode_change(state: JournalState) -> bytes | None:
     transaction = state.transaction
     if transaction.is_empty and not state.schedules.before:
         return None
-    new: list[Row] = []
+    new, with_moments, with_facts, ending = list[Row](), list[Row](), list[Row](), list[Row]()
     changed: list[Any] = []
     gone = [row.key for row in transaction.gone]
+    in_full, now = transaction.in_full, state.time
     for row, before in transaction.rows.items():
-        if before is None or row in transaction.in_full:
-            if row.state != GONE:
-                new.append(row)
-        elif row.state != GONE:
+        if row.deadline is not None or (before is not None and before[-1] is not None):
+            ending.append(row)
+        if row.state == GONE:
+            continue
+        is_in_full = row in in_full if in_full else False
+        if before is None or is_in_full:
+            new.append(row)
+        else:
             changed.append(row.key)
             changed += row.condition[:-MOMENTS]
-    with_moments = [row for row in transaction.rows if row.state != GONE and _has_moments(row)]
-    with_facts = [
-        row
-        for row, before in transaction.rows.items()
-        if (row.started == state.time or (before is None and row.name is not None) or row in transaction.in_full)
-        and row.state != GONE
-    ]
+        if row.run_at is not None or row.suspended is not None:
+            with_moments.append(row)
+        if row.started == now or is_in_full or (before is None and row.name is not None):
+            with_facts.append(row)
     begun = [field for (queue, key), number in transaction.begun.items() for field in (queue.number, key, number)]
     schedules = state.schedules.changed if state.schedules.before else ()
-    ending = [
-        row
-        for row, before in transaction.rows.items()
-        if row.deadline is not None or (before is not None and before[-1] is not None)
-    ]
     later = _Later(transaction.minutes, transaction.timed_keys, schedules, ending, transaction.limits, begun)
     return _encode(
         state,
