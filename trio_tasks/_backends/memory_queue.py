@@ -185,7 +185,7 @@ class MemoryQueue(Generic[A]):
             return task
 
     def _must_keep_time(self) -> bool:
-        return self._timer is None and self.ledger.next_due is not None
+        return self._timer is None and self.ledger.is_timed() and self.ledger.next_due is not None
 
     async def _keep_time(self) -> Task[A] | None:
         """Wait for a task until the next delayed one is due."""
@@ -303,8 +303,9 @@ class MemoryQueue(Generic[A]):
         """Record the outcome, and serve waiting trio tasks."""
         if not isinstance(task, Task):
             raise TypeError(f"settle takes a Task, not {type(task).__name__}")
-        self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
-        if self._receivers:
+        ledger, is_success = self.ledger, type(outcome) is Succeeded
+        ledger.settle(task, outcome, 0.0 if is_success else trio.current_time())
+        if self._receivers and (not is_success or self.closed or ledger.keyed is not None):  # else no task is ready now
             self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection
@@ -318,8 +319,9 @@ class MemoryQueue(Generic[A]):
         """Serve trio tasks that wait for room or for a task, after any change."""
         if self._pushers:
             self._push_waiting()
+        ledger = self.ledger
         while self._receivers:
-            task = self._take()
+            task = self._take() if ledger.waiting else None
             if task is not None:
                 task.parts.status = Status.Queued  # until the receiver goes on
                 self._wake_first_receiver(Value(task))
@@ -327,7 +329,7 @@ class MemoryQueue(Generic[A]):
                 self._wake_first_receiver(Error(trio.EndOfChannel()))
             else:
                 break
-        due = self.ledger.next_due
+        due = ledger.next_due if ledger.is_timed() else None
         if self._timer is not None:
             self._timer.deadline = float("inf") if due is None else due
         elif due is not None and self._receivers:
