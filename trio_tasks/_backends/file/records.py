@@ -51,7 +51,7 @@ from __future__ import annotations
 
 import os
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 from zlib import crc32
 
 import cbor2
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from .rows import QueueRows
-    from .state import JournalState
+    from .state import JournalState, Transaction
 
 MAGIC = b"\x89TTJ\r\n\x1a\n"  # no valid text, so that a program which converts line ends breaks it
 VERSION = 1
@@ -93,46 +93,57 @@ def encode_change(state: JournalState) -> bytes | None:
     transaction = state.transaction
     if transaction.is_empty and not state.schedules.before:
         return None
-    new, with_moments, with_facts, ending = list[Row](), list[Row](), list[Row](), list[Row]()
-    changed: list[Any] = []
     gone = [row.key for row in transaction.gone]
-    in_full, now = transaction.in_full, state.time
-    for row, before in transaction.rows.items():
-        if row.deadline is not None or (before is not None and before[-1] is not None):
-            ending.append(row)
-        if row.state == GONE:
-            continue
-        is_in_full = row in in_full if in_full else False
-        if before is None or is_in_full:
-            new.append(row)
-        else:
-            changed.append(row.key)
-            changed += row.condition[:-MOMENTS]
-        if row.run_at is not None or row.suspended is not None:
-            with_moments.append(row)
-        if row.started == now or is_in_full or (before is None and row.name is not None):
-            with_facts.append(row)
-    begun = [field for (queue, key), number in transaction.begun.items() for field in (queue.number, key, number)]
-    schedules = state.schedules.changed if state.schedules.before else ()
-    later = _Later(transaction.minutes, transaction.timed_keys, schedules, ending, transaction.limits, begun)
-    return _encode(
-        state,
-        transaction.counts,
-        new,
-        changed,
-        gone,
-        transaction.claims,
-        with_moments,
-        with_facts,
-        later,
-    )
+    changes = _Changes(transaction, state.time)
+    new, changed, moments, facts = changes.new, changes.changed, changes.moments, changes.facts
+    later: _Later | None = None
+    if changes.deadlines or changes.groups or transaction.has_more or state.schedules.before:
+        begun = [field for (queue, key), number in transaction.begun.items() for field in (queue.number, key, number)]
+        schedules = state.schedules.changed if state.schedules.before else ()
+        of_rows, of_queues = (changes.deadlines, changes.groups), (transaction.limits, begun)
+        later = _Later(transaction.minutes, transaction.timed_keys, schedules, *of_rows, *of_queues)
+    return _encode(state, transaction.counts, new, changed, gone, transaction.claims, moments, facts, later)
+
+
+@final
+class _Changes:
+    """The rows of a transaction, by the lists of its record in which they are told."""
+
+    __slots__ = ("changed", "deadlines", "facts", "groups", "moments", "new")
+
+    def __init__(self, transaction: Transaction, now: float) -> None:
+        self.new: list[Row] = []
+        self.changed: list[Any] = []  # the fields of rows
+        self.moments: list[Row] = []
+        self.facts: list[Row] = []
+        self.deadlines: list[Row] = []
+        self.groups: list[Row] = []
+        in_full = transaction.in_full
+        for row, before in transaction.rows.items():
+            if row.deadline is not None or (before is not None and before[-1] is not None):
+                self.deadlines.append(row)
+            if row.state == GONE:
+                continue
+            is_in_full = row in in_full if in_full else False
+            if before is None or is_in_full:
+                self.new.append(row)
+                if row.group is not None:
+                    self.groups.append(row)
+            else:
+                self.changed.append(row.key)
+                self.changed += row.condition[:-MOMENTS]
+            if row.run_at is not None or row.suspended is not None:
+                self.moments.append(row)
+            if row.started == now or is_in_full or (before is None and row.name is not None):
+                self.facts.append(row)
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: bool) -> bytes:
     """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
     ending = [row for row in present if row.deadline is not None]
-    later = _all_later(state, ending) if with_minutes else _NOTHING_LATER._replace(deadlines=ending)
+    grouped = [row for row in present if row.group is not None]
+    later = _all_later(state, ending, grouped) if with_minutes else _Later((), (), (), ending, grouped, (), [])
     return _encode(state, state.queues.values(), present, [], [], [], present, present, later)
 
 
@@ -143,14 +154,12 @@ class _Later(NamedTuple):
     keys: Iterable[tuple[QueueRows, str]]
     schedules: Iterable[ScheduleRow]
     deadlines: Iterable[Row]
+    groups: Iterable[Row]
     limits: Iterable[tuple[QueueRows, str | None]]
     begun: list[Any]
 
 
-_NOTHING_LATER = _Later((), (), (), (), (), [])
-
-
-def _all_later(state: JournalState, ending: Iterable[Row]) -> _Later:
+def _all_later(state: JournalState, ending: Iterable[Row], grouped: Iterable[Row]) -> _Later:
     """Return all of the state that is about neither queues nor rows."""
     queues = state.queues.values()
     return _Later(
@@ -158,6 +167,7 @@ def _all_later(state: JournalState, ending: Iterable[Row]) -> _Later:
         [(queue, key) for queue in queues for key in queue.timed_keys],
         state.schedules.kept(state.time),
         ending,
+        grouped,
         [(queue, key) for queue in queues for key in queue.limits.limited()],
         [
             field
@@ -177,7 +187,7 @@ def _encode(
     claims: list[Any],
     with_moments: Iterable[Row],
     with_facts: Iterable[Row],
-    later: _Later,
+    later: _Later | None,
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -199,7 +209,7 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
-    more = _later_lists(later, new)
+    more = () if later is None else _later_lists(later)
     numbers = state.time, state.next_key, state.next_token
     try:
         return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
@@ -207,7 +217,7 @@ def _encode(
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
 
-def _later_lists(later: _Later, new: list[Row]) -> list[list[Any]]:
+def _later_lists(later: _Later) -> list[list[Any]]:
     """The last lists of a record; those that are empty are left out, if none follows."""
     minutes: list[Any] = []
     for queue, minute, name in later.minutes:
@@ -217,7 +227,7 @@ def _later_lists(later: _Later, new: list[Row]) -> list[list[Any]]:
         keys += (queue.number, key, *queue.timed_keys.get(key, NO_TIMED_KEY))
     schedules: list[Any] = [field for row in later.schedules for field in row]
     deadlines: list[Any] = [field for row in later.deadlines if row.state != GONE for field in (row.key, row.deadline)]
-    groups: list[Any] = [field for row in new if row.group is not None for field in (row.key, row.group)]
+    groups: list[Any] = [field for row in later.groups for field in (row.key, row.group)]
     limits: list[Any] = []
     for queue, limited in later.limits:
         found = queue.limits.get(limited)

@@ -86,6 +86,11 @@ class Transaction:
         """True if nothing has changed."""
         return not (self.rows or self.claimed or self.counts or self.minutes)  # limits come with counts
 
+    @property
+    def has_more(self) -> bool:
+        """True if it has changed something that most transactions do not."""
+        return bool(self.minutes or self.timed_keys or self.limits or self.begun)
+
     def restore_unique_keys(self) -> None:
         """Give all unique keys to those rows again that had them."""
         for queue, key, holder in reversed(self.holders):
