@@ -92,16 +92,30 @@ def file(tmp_path: Path) -> Iterator[File]:
 
 
 def check(file: File) -> None:
-    """Check that counters are right, that no place is free for a held row, and that no key is above its limit."""
+    """Check that counters are right, that ready and running rows alone have places, and that claims count them where a
+    key may have too many.
+    """
     balance = file.session.read(Operations.audit, Q, file.now)
     assert balance, str(balance)
     assert sum(held for (held,) in file.sql("SELECT held_now FROM trio_tasks_queue")) == len(
         file.sql("SELECT 1 FROM trio_tasks_task WHERE held = 1")
     )
     assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held = 1 AND state != 1")
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE held = 0 AND state NOT IN (0, 2)")
     assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key < 0 AND since IS NULL")
+    if not is_guarded(file):
+        for key, placed in file.sql("SELECT key, count(*) FROM trio_tasks_task WHERE held = 0 GROUP BY key"):
+            limits = file.session.read(Operations.get_limits, Q, key) or file.session.read(
+                Operations.get_limits, Q, None
+            )
+            assert limits is None or limits.per_key is None or placed <= limits.per_key, (key, placed)
     if file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_fair AND NOT is_untagged"):
         assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state = 0 AND order_key >= 0")
+
+
+def is_guarded(file: File) -> bool:
+    """Return True if claims count the places of keys."""
+    return bool(file.sql("SELECT 1 FROM trio_tasks_rules WHERE is_guarded"))
 
 
 def test_a_key_with_few_rows_waits_for_one_of_a_key_with_many(file: File) -> None:
@@ -173,6 +187,46 @@ def test_a_lower_limit_holds_at_once_and_a_higher_one_lets_rows_go(file: File) -
     assert len(running) == 2
     file.set_limits(Limits(), "a")
     assert len(file.claim(9)) == 6
+
+
+def test_claims_count_places_from_a_change_of_limits_until_no_key_has_too_many(file: File) -> None:
+    file.set_limits(Limits(per_key=3))
+    file.push(*["a"] * 4)
+    assert not is_guarded(file)
+    running = file.claim(9)
+    file.set_limits(Limits(per_key=2))
+    assert is_guarded(file)
+    assert file.claim(9) == []
+    assert is_guarded(file)  # three run
+    file.end(running.pop())
+    assert file.claim(9) == []
+    assert not is_guarded(file)
+    file.end(running.pop())
+    assert len(file.claim(9)) == 1
+
+
+def test_rows_that_were_ready_before_the_limit_of_their_key_are_counted_when_they_are_claimed(file: File) -> None:
+    file.push("a", "a", "a", "b")
+    file.set_limits(Limits(per_key=1), "a")
+    file.sql("UPDATE trio_tasks_rules SET is_guarded = 0")  # even if it is not known that there are such rows
+    file.sql("UPDATE trio_tasks_queue SET rules = rules + 1")
+    assert [row.id for row in file.claim(9)] == ["000000", "000003"]
+    assert file.by_state("a") == {"RUNNING": 1, "held": 2}
+
+
+@pytest.mark.parametrize("limits", [Limits(per_key=1), Limits(per_key=2), Limits(rate_per_key=Rate(1, per=1))])
+def test_the_places_of_many_keys_are_given_in_one_transaction(file: File, limits: Limits) -> None:
+    """With a key that SQLite could take for the beginning of another one."""
+    file.set_limits(limits)
+    keys = ["k\0", "k", *(f"k{number}" for number in range(300))]
+    file.push(*keys * 3)
+    running, done = file.claim(1_000), 0
+    while running:
+        done += len(running)
+        file.exchange(settled=[*map(settlement, running)])
+        file.now += 1.1
+        running = file.claim(1_000)
+    assert done == 3 * len(keys)
 
 
 def test_more_rows_than_one_transaction_takes_are_let_go_when_limits_end(file: File) -> None:

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, groups, operations, rules, search, task_table, transfer, unique_keys
+from trio_tasks._backends.sqlite import (
+    exchange,
+    groups,
+    operations,
+    places,
+    rules,
+    search,
+    task_table,
+    transfer,
+    unique_keys,
+)
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -31,14 +41,23 @@ BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
     "ready": (exchange.READY, (1, 1, 10), {"trio_tasks_ready"}),
     "ready by tags": (exchange.READY_FAIR, (1, 1, 10), {"trio_tasks_ready"}),
-    "rows of a key": (groups.COUNT_OF_KEY, (1, "k", 2, 10), {"trio_tasks_keyed"}),
-    "first held row": (groups.FIRST_HELD, (1, "k", 10), {"trio_tasks_keyed"}),
-    "last ready row": (groups.LAST_READY, (1, "k"), {"trio_tasks_keyed"}),
+    "rows of a key": (places.COUNT_OF_KEY, (1, "k", 2, 10), {"trio_tasks_keyed"}),
+    "first held row": (places.FIRST_HELD, (1, "k", 10), {"trio_tasks_keyed"}),
+    "last ready row": (places.LAST_READY, (1, "k"), {"trio_tasks_keyed"}),
+    "rows with a place": (places.ALL_PLACED, (1, 10), {"trio_tasks_keyed"}),
+    "places of keys": (places.asking(places.PLACED, 2), ("k", "l", 1, 10), {"trio_tasks_keyed"}),
+    "room for keys": (places.asking(places.ROOM, 2), ("k", "l", 1, 10, 1), {"trio_tasks_keyed"}),
+    "keys with held rows": (
+        places.asking(places.STANDING, 2),
+        ("k", "l", 1, 10, 1, 1),
+        {"trio_tasks_keyed", BY_KEY},
+    ),
+    "turns of keys": (places.asking(groups.TURN_ENDS, 2), ("k", "l", 1, 0), {"PRIMARY KEY"}),
     "next key": (groups.NEXT_KEY, (1, "k"), {"trio_tasks_keyed"}),
     "running rows that are counted": (groups.COUNT_RUNNING, (1,), {"trio_tasks_timed"}),
     "next priority": (groups.NEXT_LEVEL, (1, 0), {"trio_tasks_ready"}),
     "ready without a tag": (groups.UNTAGGED, (1, 0, 10), {"trio_tasks_ready"}),
-    "keys of rows": (groups.KEYS_OF, ("[]",), {BY_KEY}),
+    "keys of rows that have held ones": (groups.BLOCKED_KEYS, ("[]", 1), {BY_KEY, "trio_tasks_keyed"}),
     "turns": (groups.TURNS, (1, 0, "", 10), {"PRIMARY KEY"}),
     "end of turns": (groups.END_TURNS, (1,), {"PRIMARY KEY"}),
     "rates": (groups.RATES, (0.0, 1, "", 10), {"PRIMARY KEY"}),
@@ -63,6 +82,7 @@ DAILY = {
     ),
     "free keys": (unique_keys.DROP_FREE, (1, 0.0, 10), {"trio_tasks_key_ends"}),
     "sweep": (task_table.SWEEP, (1, 3, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
+    "succeed, without a place": (exchange.SUCCEED_FAIR, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (operations.FORGET, (1, 3, 10), {"trio_tasks_finished"}),
     "ready above": (operations.READY_ABOVE, (1, 0, 0.0, 10), {"trio_tasks_ready"}),
@@ -74,7 +94,7 @@ DAILY = {
     **{
         f"recount {number}": (sql, (1,), {f"trio_tasks_{index}"})
         for number, (sql, index) in enumerate(
-            zip(operations.RECOUNTS, ("ready", "timed", "held", "timed", "timed", *["finished"] * 3), strict=True)
+            zip(operations.RECOUNTS, ("ready", "timed", "keyed", "timed", "timed", *["finished"] * 3), strict=True)
         )
     },
     "sizes of rows": (transfer.SIZES, (1, 0, 0.0, 10), {BY_KEY}),
@@ -97,8 +117,8 @@ DAILY = {
 }
 
 
-_SMALL = {"SCAN level", "SCAN (subquery-1)", "SCAN SUBQUERY 1"}
-"""Tables that are as long as there are priorities."""
+_SMALL = {"SCAN level", "SCAN (subquery-1)", "SCAN SUBQUERY 1", "SCAN asked", "SCAN 2 CONSTANT ROWS", "SCAN placed"}
+"""Tables that are as long as there are priorities, keys that are asked for, or places that a limit allows."""
 SORTED = {"due now"}
 """Statements that sort what they find: few rows."""
 

@@ -30,7 +30,7 @@ from .driver import RowRefusedError, Writer, is_refusal
 from .groups import MOST_MOVED
 from .minutes import MinuteTable
 from .orphan_watch import OrphanWatch
-from .task_table import DROP, HELD, WITHDRAW, Due, TaskTable, unwanted
+from .task_table import DROP, HELD, NO_PLACE, WITHDRAW, Due, TaskTable, unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -72,13 +72,13 @@ VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 _READY = """
-SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key, deadline{}
+SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, {}
 FROM trio_tasks_task WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
 ORDER BY priority DESC, order_key LIMIT ?
 """
-READY = _READY.format("")
+READY = _READY.format("order_key, deadline")
 """The rows to claim; none of a queue that is paused."""
-READY_FAIR = _READY.format(", since, key, priority, held")
+READY_FAIR = _READY.format("iif(order_key < 0, since, order_key), deadline, order_key, key, priority, held")
 """The same of a queue in which keys take turns; their order is in the order key."""
 CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?,
@@ -89,10 +89,13 @@ _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?
 SUCCEED = (
     f"UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = ?, worker = coalesce(?, worker) {HELD}"
 )
+SUCCEED_FAIR = SUCCEED.replace("state = 3", f"state = 3, {NO_PLACE}")
+"""The same of a row that may have a place among those of its key."""
 _SUCCEED_ALL = """
 UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
+SUCCEED_ALL_FAIR = _SUCCEED_ALL.replace("state = 3", f"state = 3, {NO_PLACE}")
 DUE = """
 SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended, deadline
 FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
@@ -191,7 +194,8 @@ class ExchangeSql:
     # Settling
 
     def _settle(self, settled: Sequence[Settlement], now: float, row_by_row: bool) -> list[bool | BaseException]:
-        self._touch_groups(settled)
+        is_fair = self._touch_groups(settled)
+        succeed, succeed_all = (SUCCEED_FAIR, SUCCEED_ALL_FAIR) if is_fair else (SUCCEED, _SUCCEED_ALL)
         answers: list[bool | BaseException] = [True] * len(settled)
         alike: dict[tuple[float | None, int], list[Any]] = {}  # without a result: by when they are forgotten, and claim
         kept: list[tuple[Any, ...]] = []
@@ -215,9 +219,9 @@ class ExchangeSql:
         for (due, token), keys in alike.items():
             if len(keys) < _MANY:
                 kept += [(due, order_key, None, None, key, token) for key in keys]
-            elif self._connection.changed(_SUCCEED_ALL, (due, order_key, _json_of(keys), token)) != len(keys):
+            elif self._connection.changed(succeed_all, (due, order_key, _json_of(keys), token)) != len(keys):
                 raise FastPathFailed
-        if kept and self._connection.executemany(SUCCEED, kept) != len(kept):
+        if kept and self._connection.executemany(succeed, kept) != len(kept):
             raise FastPathFailed
         if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
             raise FastPathFailed
@@ -227,15 +231,21 @@ class ExchangeSql:
             self._counters.count(self._counters.number(queue), **changes)
         return answers
 
-    def _touch_groups(self, settled: Sequence[Settlement]) -> None:
-        """Note that places are free for rows of the same keys, where these may have limits."""
+    def _touch_groups(self, settled: Sequence[Settlement]) -> bool:
+        """Note that places are free for rows of the same keys, where these may have limits; return True if there are
+        queues whose keys take turns.
+        """
         names = {each.queue for each in settled}
         if names <= self._counters.without_rules:
-            return
-        rules, number = self.table.groups.rules, self._counters.number
+            return False
+        groups, is_fair = self.table.groups, False
         for name in names:
-            if rules.of(number(name)).limits_keys:
-                self.table.groups.touch_rows(number(name), [each.key for each in settled if each.queue == name])
+            queue = self._counters.number(name)
+            rules = groups.rules.of(queue)
+            is_fair = is_fair or rules.is_fair
+            if rules.limits_keys:
+                groups.touch_rows(queue, [each.key for each in settled if each.queue == name])
+        return is_fair
 
     def _settle_one(self, each: Settlement, now: float) -> bool | BaseException:
         held = self.table.held(each.key, each.token)
@@ -312,12 +322,24 @@ class ExchangeSql:
         number = self._counters.number
         is_plain = queues <= self._counters.without_rules
         if not is_plain and any(self.table.groups.rules.of(number(queue)).is_fair for queue in queues):
+            self._expect(rows)
             return self._connection.executemany(_INSERT_FAIR, [self._fair_values(row, now) for row in rows])
         if not all(map(_is_ordinary, rows)):
             return self._connection.executemany(_INSERT, [self._values(row, now) for row in rows])
         order_key = self.table.order_key
         values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload, now) for row in rows]
         return self._connection.executemany(_INSERT_ORDINARY, values)
+
+    def _expect(self, rows: Sequence[NewRow]) -> None:
+        """Read at once what is known of the keys of new rows."""
+        groups, by_queue = self.table.groups, dict[str, list[tuple[int, str | None]]]()
+        for row in rows:
+            if row.delay <= 0:
+                by_queue.setdefault(row.queue, []).append((row.priority, row.key))
+        for name, keys in by_queue.items():
+            queue = self._counters.number(name)
+            if groups.rules.of(queue).is_fair:
+                groups.expect(queue, keys)
 
     def _push_one(self, row: NewRow, now: float) -> str | DuplicateTaskError:
         queue = self._counters.number(row.queue)
@@ -416,7 +438,7 @@ class ExchangeSql:
         if not is_plain:
             groups.note_claimed(queue, rows, now)
             groups.promote(now)
-            rows = [without_tag(row) for row in rows]
+            rows = [row[:12] for row in rows]
         answer.claimed.append([claimed(row, token, now) for row in rows])
         if len(rows) < claim.limit:
             self._counters.enter_counts()
@@ -673,11 +695,6 @@ def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
     """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
     is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
     return is_early and (row.start_by is None or row.start_by > now)
-
-
-def without_tag(row: Row) -> Row:
-    """Return the columns of :data:`READY`, with the time since when the row is ready as its order key."""
-    return (*row[:10], row[12], row[11]) if len(row) > 12 and row[10] < 0 else row[:12]
 
 
 def claimed(row: Row, token: int, now: float) -> ClaimedRow:

@@ -14,19 +14,19 @@ What is read of virtual times and rates is kept until the end of the transaction
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, final
 
-from ..._contracts.fairness import FIRST_TAG, NO_KEY, RateWindow, cost_of
-from ..._contracts.groups import LimitReached
+from ..._contracts.fairness import FIRST_TAG, NO_KEY
 from ..durable.engine import State
+from .places import ABOVE_ALL, PlaceTable, for_keys
 from .rules import RulesTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ..._tasks.limits import Limits, Rate
+    from ..._tasks.limits import Limits
     from .counters import QueueCounters
     from .driver import Connection, Row
 
@@ -37,44 +37,39 @@ _MOST_IDLE = 256
 _LOOKED_AT = 512
 """and the number of those that are looked at."""
 
-COUNT_OF_KEY = """
-SELECT count(*) FROM (
-    SELECT 1 FROM trio_tasks_task WHERE queue = ? AND key = ? AND held = 0 AND state = ? AND +state < 3 LIMIT ?)
-"""
-FIRST_HELD = """
-SELECT seq, priority, order_key, start_by, due FROM trio_tasks_task
-WHERE queue = ? AND key = ? AND held = 1 AND state = 1 AND +state < 3 ORDER BY priority DESC, order_key LIMIT ?
-"""
-LAST_READY = """
-SELECT seq, priority, since FROM trio_tasks_task
-WHERE queue = ? AND key = ? AND held = 0 AND state = 0 AND +state < 3 ORDER BY priority, order_key DESC LIMIT 1
-"""
-NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND key > ? AND held IS NOT NULL AND +state < 3"
+NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND held = 1 AND key > ?"
 NEXT_LEVEL = "SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < ?"
 UNTAGGED = """
 SELECT seq, order_key FROM trio_tasks_task
 WHERE queue = ? AND state = 0 AND priority = ? AND order_key >= 0 ORDER BY order_key LIMIT ?
 """
-KEYS_OF = "SELECT key FROM trio_tasks_task WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NOT NULL"
+BLOCKED_KEYS = """
+SELECT key FROM trio_tasks_task AS row WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NOT NULL
+AND EXISTS (SELECT 1 FROM trio_tasks_task WHERE queue = ? AND held = 1 AND key = row.key)
+"""
 TURNS = """
 SELECT priority, key, finish <= (
     SELECT passed FROM trio_tasks_virtual_time AS time WHERE time.queue = turn.queue AND time.priority = turn.priority)
 FROM trio_tasks_turn AS turn WHERE queue = ? AND (priority, key) > (?, ?) ORDER BY priority, key LIMIT ?
 """
+TURN_ENDS = """
+WITH asked (key) AS (VALUES {})
+SELECT asked.key, finish FROM asked CROSS JOIN trio_tasks_turn AS turn
+ON turn.queue = ? AND turn.priority = ? AND turn.key = asked.key
+"""
 END_TURNS = "UPDATE trio_tasks_virtual_time SET passed = finish WHERE queue = ? AND passed < finish"
 RATES = "SELECT key, until <= ? FROM trio_tasks_rate WHERE queue = ? AND key > ? ORDER BY key LIMIT ?"
-_TAG = "UPDATE trio_tasks_task SET order_key = ?, since = ? WHERE seq = ?"
+_TAG = "UPDATE trio_tasks_task SET order_key = ?, since = ?, held = NULL WHERE seq = ?"
 _HOLD = """
 UPDATE trio_tasks_task SET state = 1, held = 1, order_key = ?, since = ?, due = start_by WHERE seq = ?
 """
-_ADMIT = "UPDATE trio_tasks_task SET state = 0, held = 0, order_key = ?, due = start_by WHERE seq = ?"
+ADMIT = "UPDATE trio_tasks_task SET state = 0, held = 0, order_key = ?, due = start_by WHERE seq = ?"
 COUNT_RUNNING = """
 UPDATE trio_tasks_task SET held = 0 WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2
 AND key IS NOT NULL AND held IS NULL
 """
 _COUNT_CLAIMED = "UPDATE trio_tasks_task SET held = 0 WHERE seq IN (SELECT value FROM json_each(?))"
 _BELOW_ALL = -(2**63)
-_ABOVE_ALL = 2**63 - 1
 
 
 @final
@@ -102,13 +97,13 @@ class GroupTable:
         self._connection = connection
         self._counters = counters
         self.rules = RulesTable(connection, counters)
+        self.places = PlaceTable(connection, counters, self.rules)
         self._times: dict[tuple[int, int], _Time] = {}  # by queue and priority
-        self._finish: dict[tuple[int, int, str], int] = {}  # ends of turns, by queue, priority and key
-        self._windows: dict[tuple[int, str], RateWindow] = {}
-        self._new_windows: dict[tuple[int, str], Rate] = {}
+        self._finish: dict[tuple[int, int, str], int] = {}  # new ends of turns, by queue, priority and key
+        self._ends: dict[tuple[int, int, str], int] = {}  # those that were read
         self._touched: dict[tuple[int, str], None] = {}  # keys that may have places for held rows
         self.is_used = False
-        """True if there is something to be stored before the end of the transaction."""
+        """True if something has to be stored, or forgotten, before the end of the transaction."""
         self._free: dict[tuple[int, str], int] = {}  # places of keys, for new rows that are not inserted yet
         self._stored: dict[int, int] = {}  # turns that were stored since those were looked for that are over
         self._last_turn: dict[int, tuple[int, str]] = {}  # the last turn, and the last rate, that were looked at,
@@ -128,8 +123,7 @@ class GroupTable:
         if self._finish:
             sql = "INSERT OR REPLACE INTO trio_tasks_turn (queue, priority, key, finish) VALUES (?, ?, ?, ?)"
             self._connection.executemany(sql, [(*turn, finish) for turn, finish in self._finish.items()])
-        for group, rate in self._new_windows.items():
-            self._store_window(*group, rate)
+        self.places.store()
         for queue in {turn[0] for turn in self._finish}:
             self._drop_idle(queue, now)
         self._forget()
@@ -141,8 +135,9 @@ class GroupTable:
         self.has_promoted = False
 
     def _forget(self) -> None:
-        for kept in (self._times, self._finish, self._windows, self._new_windows, self._touched, self._free):
+        for kept in (self._times, self._finish, self._ends, self._touched, self._free):
             kept.clear()
+        self.places.forget()
         self.is_used = False
 
     # Turns
@@ -153,7 +148,7 @@ class GroupTable:
         finish = self._turn_end(turn)
         time = self._time(queue, priority)
         tag = max(time.passed, finish)
-        finish = self._finish[turn] = tag + cost_of(self.rules.of_key(queue, key).limits.weight)
+        finish = self._finish[turn] = tag + self.rules.finder(queue)(key).cost
         if finish > time.finish:
             time.finish, time.is_new = finish, True
         return tag
@@ -165,7 +160,7 @@ class GroupTable:
         not given back: rows that become ready later would go before those that are ready now.
         """
         turn = queue, priority, key
-        if self._turn_end(turn) == tag + cost_of(self.rules.of_key(queue, key).limits.weight):
+        if self._turn_end(turn) == tag + self.rules.of_key(queue, key).cost:
             self.is_used = True
             self._finish[turn] = tag
 
@@ -173,10 +168,19 @@ class GroupTable:
         """Return the end of the latest turn of a key in a priority."""
         finish = self._finish.get(turn)
         if finish is None:
-            sql = "SELECT finish FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
-            rows = self._connection.execute(sql, turn)
-            finish = int(rows[0][0]) if rows else FIRST_TAG
+            finish = self._ends.get(turn)
+        if finish is None:
+            queue, priority, key = turn
+            self._read_turns(queue, priority, [key])
+            finish = self._ends[turn]
         return finish
+
+    def _read_turns(self, queue: int, priority: int, keys: Sequence[str]) -> None:
+        """Read the ends of the latest turns of keys in a priority."""
+        self.is_used = True
+        self._ends.update(((queue, priority, key), FIRST_TAG) for key in keys)
+        found = for_keys(self._connection, TURN_ENDS, keys, queue, priority)
+        self._ends.update(((queue, priority, key), finish) for key, finish in found)
 
     def _time(self, queue: int, priority: int) -> _Time:
         """Return the virtual time of a priority."""
@@ -194,6 +198,8 @@ class GroupTable:
         if self._counters.is_paused(queue):
             return
         self._connection.execute(END_TURNS, (queue,))
+        if self.rules.of(queue).is_guarded and self.places.are_within_limits(queue):
+            self.rules.change(queue, is_guarded=False)
         for level, time in self._times.items():
             if level[0] == queue:
                 time.passed = time.finish
@@ -208,6 +214,32 @@ class GroupTable:
         sql = "SELECT 1 FROM trio_tasks_task WHERE queue = ? AND state = 0 LIMIT 1"
         is_untagged = bool(self._connection.execute(sql, (queue,)))
         self.rules.change(queue, is_fair=True, is_untagged=is_untagged)
+
+    def expect(self, queue: int, rows: Iterable[tuple[int, str | None]]) -> None:
+        """Read at once what has to be known of the keys of new rows, each of which comes with its priority."""
+        turns = dict.fromkeys((priority, key or NO_KEY) for priority, key in rows)
+        self._expect_turns(queue, turns)
+        if not self.rules.of(queue).limits_keys:
+            return
+        keys = dict.fromkeys(key for _, key in turns)
+        limited = [key for key in keys if (queue, key) not in self._free and self._has_plain_limit(queue, key)]
+        if limited:
+            self.is_used = True
+            self._free.update(((queue, key), free) for key, free in self.places.free(queue, limited))
+
+    def _expect_turns(self, queue: int, turns: Iterable[tuple[int, str]]) -> None:
+        """Read the ends of these turns at once."""
+        by_priority: dict[int, list[str]] = {}
+        for priority, key in turns:
+            if (queue, priority, key) not in self._ends:
+                by_priority.setdefault(priority, []).append(key)
+        for priority, keys in by_priority.items():
+            self._read_turns(queue, priority, keys)
+
+    def _has_plain_limit(self, queue: int, key: str) -> bool:
+        """Return True if a key has a limit, and no rate."""
+        limits, is_limited, _ = self.rules.of_key(queue, key)
+        return is_limited and limits.rate_per_key is None
 
     def place(
         self, queue: int, key: str | None, priority: int, order_key: int, now: float
@@ -235,8 +267,9 @@ class GroupTable:
             return False
         free = self._free.get(group)
         if free is None:
-            free = self._places(queue, key, now)[0]
-            if free > 0 and self._connection.execute(FIRST_HELD, (queue, key, 1)):
+            self.is_used = True
+            free = self.places.free_of(queue, key, now)[0]
+            if free > 0 and self.places.first_held(queue, key, 1):
                 free = 0
         self._free[group] = free - 1
         if free <= 0:
@@ -271,8 +304,9 @@ class GroupTable:
             if key is None:
                 continue
             self.touch(queue, key)
-            if held:
+            if held is not None:
                 self._connection.execute("UPDATE trio_tasks_task SET held = NULL WHERE seq = ?", (seq,))
+            if held:
                 self._counters.count(queue, held_now=-1)
                 return True
         return False
@@ -285,7 +319,8 @@ class GroupTable:
 
     def set_limits(self, queue: int, key: str, limits: Limits | None, now: float) -> None:
         """Store the limits of a key, or, with the empty key, of a queue, and make held rows ready that they allow."""
-        self.rules.set(queue, key, limits)
+        self._counters.enter_counts()
+        self.rules.set(queue, key, limits, is_guarded=self._counters.present(queue)[0] > 0)
         if self.rules.of(queue).limits_keys:
             self._connection.execute(COUNT_RUNNING, (queue,))
         if key == NO_KEY or self._promote(queue, key, now, MOST_MOVED)[1]:
@@ -316,17 +351,41 @@ class GroupTable:
             self._free.pop((queue, key), None)
 
     def touch_rows(self, queue: int, rows: Sequence[Any]) -> None:
-        """Do the same for the keys of running rows that are about to be settled."""
-        for (key,) in self._connection.execute(KEYS_OF, (str([*rows]),)):
-            self.touch(queue, key)
+        """Do the same for the keys of running rows that are about to be settled; nothing is pushed in the same
+        transaction before.
+        """
+        found = self._connection.execute(BLOCKED_KEYS, (str([*rows]), queue))
+        if found:
+            self.is_used = True
+            self._touched.update(((queue, key), None) for (key,) in found)
 
     # Limits of keys
 
     def promote(self, now: float) -> None:
         """Give free places to held rows of the keys that may have some."""
         while self._touched:
-            (queue, key), _ = self._touched.popitem()
-            self._promote(queue, key, now, MOST_MOVED)
+            touched, self._touched = self._touched, {}
+            by_queue: dict[int, list[str]] = {}
+            for queue, key in touched:
+                by_queue.setdefault(queue, []).append(key)
+            for queue, keys in by_queue.items():
+                self._promote_each(queue, keys, now)
+
+    def _promote_each(self, queue: int, keys: Sequence[str], now: float) -> None:
+        """Give free places of these keys to held rows: as a rule each has one, for one row."""
+        admitted: list[tuple[str, int, int]] = []
+        find = self.rules.finder(queue)
+        for key, seq, priority, is_due, placed, lowest in self.places.standing(queue, keys):
+            limits = find(key).limits
+            most = limits.per_key
+            is_in_order = lowest is None or lowest >= priority
+            if most is None or limits.rate_per_key is not None or is_due or not is_in_order or most > placed + 1:
+                self._promote(queue, key, now, MOST_MOVED)
+            elif most > placed:
+                admitted.append((key, seq, priority))
+        if admitted:
+            self._expect_turns(queue, [(priority, key) for key, _, priority in admitted])
+            self._admit_each(queue, admitted)
 
     def _promote(self, queue: int, key: str, now: float, most: int) -> tuple[int, bool]:
         """Make held rows of a key ready while it has places; return their number, and True if there may be more of
@@ -336,56 +395,29 @@ class GroupTable:
         2. If there are none, a row may have the place of one that is ready and has a lower priority.
         3. If it is the rate that is in the way, the first one is due when that has a place.
         """
-        free, due = self._places(queue, key, now)
+        self.is_used = True
+        free, due = self.places.free_of(queue, key, now)
         wanted = min(max(free, 0), most)
-        held = self._connection.execute(FIRST_HELD, (queue, key, wanted + 1))
-        for seq, priority, *_ in held[:wanted]:
-            self._admit(queue, key, seq, priority)
+        held = self.places.first_held(queue, key, wanted + 1)
+        self._admit_each(queue, [(key, seq, priority) for seq, priority, *_ in held[:wanted]])
         moved, held = len(held[:wanted]), held[wanted:]
         if not held or free > wanted:
             return moved, bool(held)
-        while held and (last := self._last_ready_below(queue, key, held[0][1])):
+        while held and (last := self.places.last_ready_below(queue, key, held[0][1])):
             self._hold(queue, key, [last], touches=False)
-            self._admit(queue, key, *held[0][:2])
-            held = self._connection.execute(FIRST_HELD, (queue, key, 1))
+            self._admit_each(queue, [(key, *held[0][:2])])
+            held = self.places.first_held(queue, key, 1)
         if held:
             self._set_due(held[0], due)
         return moved, False
 
-    def _places(self, queue: int, key: str, now: float) -> tuple[int, float | None]:
-        """Return the number of rows of a key that may become ready now; and, if the rate alone allows none, the moment
-        from which on it does.
-        """
-        limits, is_limited = self.rules.of_key(queue, key)
-        if not is_limited:
-            return _ABOVE_ALL, None
-        idle = self._idle(queue, key, limits)
-        rate = limits.rate_per_key
-        if rate is None:
-            return idle - self._count(queue, key, State.WAITING, max(0, idle)), None
-        window = self._window(queue, key)
-        allowed = window.free(rate, now)
-        ready = self._count(queue, key, State.WAITING, min(max(0, idle), rate.n))
-        is_late = ready < idle and ready >= allowed
-        return min(idle, allowed) - ready, window.free_at(rate, ready + 1) if is_late else None
-
-    def _idle(self, queue: int, key: str, limits: Limits) -> int:
-        """Return the number of rows of a key that may run beside those that do."""
-        most = limits.per_key
-        return _ABOVE_ALL if most is None else most - self._count(queue, key, State.RUNNING, most)
-
-    def _count(self, queue: int, key: str, state: State, most: int) -> int:
-        """Return the number of rows of a key in a state, which are not counted beyond a number."""
-        if not most:
-            return 0
-        [(number,)] = self._connection.execute(COUNT_OF_KEY, (queue, key, state.value, min(most, _ABOVE_ALL)))
-        return int(number)
-
-    def _admit(self, queue: int, key: str, seq: int, priority: int) -> None:
-        """Make a held row ready."""
-        self._connection.execute(_ADMIT, (self.next_tag(queue, priority, key), seq))
-        self._counters.count(queue, delayed=-1, held_now=-1)
-        self.has_promoted = True
+    def _admit_each(self, queue: int, rows: Sequence[tuple[str, int, int]]) -> None:
+        """Make held rows ready; each comes with its key, its number and its priority."""
+        if rows:
+            tags = [(self.next_tag(queue, priority, key), seq) for key, seq, priority in rows]
+            self._connection.executemany(ADMIT, tags)
+            self._counters.count(queue, delayed=-len(rows), held_now=-len(rows))
+            self.has_promoted = True
 
     def _hold(self, queue: int, key: str, rows: Sequence[tuple[int, int]], *, touches: bool = True) -> None:
         """Hold rows that are ready; each comes with the time since when it is."""
@@ -393,13 +425,6 @@ class GroupTable:
         self._counters.count(queue, delayed=len(rows), held_now=len(rows))
         if touches:
             self.touch(queue, key)
-
-    def _last_ready_below(self, queue: int, key: str, priority: int) -> tuple[int, int] | None:
-        """Return the ready row of a key that would be claimed last, if its priority is lower; with its ``since``."""
-        for seq, lowest, since in self._connection.execute(LAST_READY, (queue, key)):
-            if lowest < priority:
-                return seq, since
-        return None
 
     def _set_due(self, row: Row, due: float | None) -> None:
         """Set the time at which a held row asks again."""
@@ -412,6 +437,7 @@ class GroupTable:
 
     def prepare_claim(self, queue: int, limit: int, now: float) -> bool:
         """Give tags to rows that are ready without one, and free places to held rows; return True if there is more."""
+        self.is_used = True  # what is read of places is forgotten at the end
         self.promote(now)
         rules = self.rules.of(queue)
         is_more = False
@@ -423,7 +449,7 @@ class GroupTable:
 
     def _tag_ready(self, queue: int, limit: int) -> bool:
         """Give tags to the first rows of the group without a key that have none; return True if some are left."""
-        level = _ABOVE_ALL
+        level = ABOVE_ALL
         while limit > 0:
             [(level,)] = self._connection.execute(NEXT_LEVEL, (queue, level))
             if level is None:
@@ -462,7 +488,7 @@ class GroupTable:
             limit = min(limit, max(0, limits.concurrency - self._counters.present(queue)[1]))
         if limits.rate is None:
             return limit, None
-        window = self._window(queue, NO_KEY)
+        window = self.places.window(queue, NO_KEY)
         allowed = max(0, window.free(limits.rate, now))
         return (limit, None) if allowed >= limit else (allowed, window.free_at(limits.rate, allowed + 1))
 
@@ -475,77 +501,59 @@ class GroupTable:
         """Hold those of these ready rows that must not begin, whatever was known when they became ready; return how
         many there are.
         """
-        if not self.rules.of(queue).limits_keys:
+        rules = self.rules.of(queue)
+        if not rules.limits_keys:
             return 0
-        left: dict[str, int] = {}
-        excess: dict[str, list[tuple[int, int]]] = {}
+        find = self.rules.finder(queue)
+        if not (rules.is_guarded or rules.has_rates):
+            if all(row[15] == 0 or row[13] is None or not find(row[13]).is_limited for row in rows):
+                return 0
+            self.rules.change(queue, is_guarded=True)  # limits have come after a row that was ready
+        limits_of: dict[str, int] = {}
+        doubtful: dict[str, None] = {}  # their rows have to be counted by their states, or there is a rate
         for row in rows:
             key = row[13]
-            if key is None or not self.rules.of_key(queue, key).is_limited:
+            if key is None:
                 continue
-            if key not in left:
-                left[key] = self._may_begin(queue, key, now)
-            left[key] -= 1
-            if left[key] < 0:
-                excess.setdefault(key, []).append((row[0], row[12]))
-        for key, found in excess.items():
-            self._hold(queue, key, found)
-        return sum(map(len, excess.values()))
-
-    def _may_begin(self, queue: int, key: str, now: float) -> int:
-        """Return the number of attempts of a key that may begin now."""
-        limits = self.rules.of_key(queue, key).limits
-        idle = self._idle(queue, key, limits)
-        rate = limits.rate_per_key
-        return idle if rate is None else min(idle, self._window(queue, key).free(rate, now))
+            limits, is_limited, _ = find(key)
+            if not is_limited:
+                continue
+            if limits.rate_per_key is not None or row[15] is None or limits.per_key is None:
+                doubtful[key] = None
+            else:
+                limits_of[key] = limits.per_key
+        doubtful.update(dict.fromkeys(self.places.exceeding(queue, limits_of)))
+        held = 0
+        for key in doubtful:
+            excess = [row for row in rows if row[13] == key][max(0, self.places.may_begin(queue, key, now)) :]
+            if excess:
+                self._hold(queue, key, [(row[0], row[10]) for row in excess])
+                held += len(excess)
+        return held
 
     def note_claimed(self, queue: int, rows: Sequence[Row], now: float) -> None:
         """Note that rows were claimed: virtual time goes on to their tags, and rates count their attempts."""
         rules = self.rules.of(queue)
         if rules.limits.rate is not None:
-            self._begin(queue, NO_KEY, rules.limits.rate, now, len(rows))
+            self.places.begin(queue, NO_KEY, rules.limits.rate, now, len(rows))
         if not rules.is_fair:
             return
-        begun: dict[str, int] = {}
-        uncounted: list[int] = []
-        for row in rows:
-            key = row[13]
-            if key is not None and rules.limits_keys and self.rules.of_key(queue, key).is_limited:
-                begun[key] = begun.get(key, 0) + 1
-                if row[15] is None:  # it became ready before its key had limits
-                    uncounted.append(row[0])
-        for priority, tag in {row[14]: row[10] for row in rows}.items():  # of each priority, the last row
+        for priority, tag in {row[14]: row[12] for row in rows}.items():  # of each priority, the last row
             time = self._time(queue, priority)
             if time.passed < tag < 0:
                 time.passed, time.is_new = tag, True
-        if uncounted:
+        if not rules.limits_keys:
+            return
+        find = self.rules.finder(queue)
+        uncounted = [row[0] for row in rows if row[15] is None and row[13] is not None and find(row[13]).is_limited]
+        if uncounted:  # they became ready before their key had limits
             self._connection.execute(_COUNT_CLAIMED, (str(uncounted),))
-        for key, number in begun.items():
-            rate = self.rules.of_key(queue, key).limits.rate_per_key
-            if rate is not None:
-                self._begin(queue, key, rate, now, number)
-                self.touch(queue, key)  # the first held row can be told when it is due
-
-    def limit_of(self, queue: int, key: str | None, now: float, *, is_held: bool) -> LimitReached | None:
-        """Return the limit that holds a row back: one of its key, or else one of the queue; None if there is none."""
-        rules = self.rules.of(queue)
-        if key is not None and self.rules.of_key(queue, key).is_limited:
-            limits = self.rules.of_key(queue, key).limits
-            most, rate = limits.per_key, limits.rate_per_key
-            running = 0 if most is None else self._count(queue, key, State.RUNNING, _ABOVE_ALL)
-            reached = None if rate is None else LimitReached.of_rate(key, rate, self._read_window(queue, key), now)
-            if most is not None and (
-                running >= most or (is_held and (reached is None or reached.number < reached.limit))
-            ):
-                return LimitReached("per_key", key, most, running)
-            if reached is not None and (is_held or reached.number >= reached.limit):
-                return reached
-        running = self._counters.present(queue)[1]
-        most, rate = rules.limits.concurrency, rules.limits.rate
-        if most is not None and running >= most:
-            return LimitReached("concurrency", None, most, running)
-        reached = None if rate is None else LimitReached.of_rate(None, rate, self._read_window(queue, NO_KEY), now)
-        return None if reached is None or reached.number < reached.limit else reached
+        if rules.has_rates:
+            for key, number in Counter(row[13] for row in rows if row[13] is not None).items():
+                rate = find(key).limits.rate_per_key
+                if rate is not None:
+                    self.places.begin(queue, key, rate, now, number)
+                    self.touch(queue, key)  # the first held row can be told when it is due
 
     # What says nothing any more
 
@@ -564,28 +572,3 @@ class GroupTable:
         self._connection.executemany("DELETE FROM trio_tasks_rate WHERE queue = ? AND key = ?", passed)
         self._last_turn[queue] = turns[-1][:2] if len(turns) == _LOOKED_AT else (_BELOW_ALL, NO_KEY)
         self._last_rate[queue] = rates[-1][:1] if len(rates) == _LOOKED_AT else (NO_KEY,)
-
-    # Rates
-
-    def _begin(self, queue: int, key: str, rate: Rate, now: float, number: int) -> None:
-        self._window(queue, key).begin(rate, now, number)
-        self._new_windows[queue, key] = rate
-
-    def _window(self, queue: int, key: str) -> RateWindow:
-        """Return the attempts that have begun of a key, or, with the empty key, of the queue."""
-        group = queue, key
-        window = self._windows.get(group)
-        if window is None:
-            self.is_used = True
-            window = self._windows[group] = self._read_window(queue, key)
-        return window
-
-    def _read_window(self, queue: int, key: str) -> RateWindow:
-        sql = "SELECT begun FROM trio_tasks_rate WHERE queue = ? AND key = ?"
-        rows = self._connection.execute(sql, (queue, key))
-        return RateWindow(json.loads(rows[0][0]) if rows else ())
-
-    def _store_window(self, queue: int, key: str, rate: Rate) -> None:
-        begun = self._window(queue, key).state()
-        sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
-        self._connection.execute(sql, (queue, key, begun[-1][0] + rate.per, json.dumps(begun)))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from ..._contracts.fairness import NO_KEY
+from ..._contracts.fairness import NO_KEY, cost_of
 from ..._tasks.limits import Limits
 from .counters import text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import EllipsisType
 
     from .counters import QueueCounters
@@ -24,7 +26,10 @@ _MOST_KEYS = 1_000
 """Keys whose own limits are all read at once; if there are more, they are looked up one by one."""
 _NO_LIMITS = Limits()
 _NO_KEYS: Mapping[str, Limits] = {}
-_RULES = "SELECT is_fair, is_untagged, promote_after FROM trio_tasks_rules WHERE queue = ?"
+_RULES = "SELECT is_fair, is_untagged, promote_after, is_guarded FROM trio_tasks_rules WHERE queue = ?"
+_SET_RULES = """
+INSERT OR REPLACE INTO trio_tasks_rules (queue, is_fair, is_untagged, promote_after, is_guarded) VALUES (?, ?, ?, ?, ?)
+"""
 _ALL_LIMITS = "SELECT key, body FROM trio_tasks_limit WHERE queue = ? ORDER BY key LIMIT ?"
 LIMITS_OF = "SELECT body FROM trio_tasks_limit WHERE queue = ? AND key = ?"
 
@@ -35,6 +40,13 @@ class KeyLimits(NamedTuple):
     limits: Limits
     is_limited: bool
     """True if the key has a limit, or a rate."""
+    cost: int
+    """The length of a turn."""
+
+    @classmethod
+    def of(cls, limits: Limits) -> KeyLimits:
+        """Return what limits say of a key."""
+        return cls(limits, limits.per_key is not None or limits.rate_per_key is not None, cost_of(limits.weight))
 
 
 @final
@@ -46,14 +58,18 @@ class Rules:
       is_fair: True once a row had a key.
       is_untagged: True while rows are ready that have no tag.
       promote_after: a key after which held rows may have places; None: there are none.
+      is_guarded: True while more rows of a key may have a place than its limit allows, as limits were changed: claims
+        have to count them.
       limits: those of the queue.
       own: the limits that keys have of their own.
       is_complete: True if these are all.
     """
 
     __slots__ = (
+        "has_rates",
         "is_complete",
         "is_fair",
+        "is_guarded",
         "is_plain",
         "is_untagged",
         "keys",
@@ -70,6 +86,7 @@ class Rules:
         is_fair: bool = False,
         is_untagged: bool = False,
         promote_after: str | None = None,
+        is_guarded: bool = False,
         limits: Limits = _NO_LIMITS,
         own: Mapping[str, Limits] = _NO_KEYS,
         is_complete: bool = True,
@@ -78,20 +95,24 @@ class Rules:
         self.is_fair = is_fair
         self.is_untagged = is_untagged
         self.promote_after = promote_after
+        self.is_guarded = is_guarded
         self.limits = limits
         self.is_complete = is_complete
         self.is_plain = not is_fair and limits.concurrency is None and limits.rate is None
         """True if claims go by priority and time alone."""
-        self.limits_keys = is_fair and (bool(own) or not is_complete or _is_limited(limits))
-        """True if keys may have limits."""
-        self.of_others = KeyLimits(limits, _is_limited(limits))
+        self.of_others = KeyLimits.of(limits)
         """Those of keys that have none of their own."""
-        self.keys = {key: KeyLimits(each, _is_limited(each)) for key, each in own.items()}
-        self.keys[NO_KEY] = KeyLimits(limits, False)
+        self.limits_keys = is_fair and (bool(own) or not is_complete or self.of_others.is_limited)
+        """True if keys may have limits."""
+        rates = (each.rate_per_key for each in (limits, *own.values()))
+        self.has_rates = not is_complete or any(rate is not None for rate in rates)
+        """True if keys may have rates."""
+        self.keys = {key: KeyLimits.of(each) for key, each in own.items()}
+        self.keys[NO_KEY] = self.of_others._replace(is_limited=False)
 
-
-def _is_limited(limits: Limits) -> bool:
-    return limits.per_key is not None or limits.rate_per_key is not None
+    def find(self, key: str) -> KeyLimits:
+        """Return the limits that hold for a key, if all are here."""
+        return self.keys.get(key, self.of_others)
 
 
 _NONE = Rules()
@@ -122,13 +143,18 @@ class RulesTable:
         return known
 
     def _read(self, queue: int, number: int) -> Rules:
-        for fair, untagged, promote_after in self._connection.execute(_RULES, (queue,)):
+        for fair, untagged, promote_after, guarded in self._connection.execute(_RULES, (queue,)):
             stored = self._connection.execute(_ALL_LIMITS, (queue, _MOST_KEYS + 1))
             own = {text(key): _decoded(body) for key, body in stored}
             is_complete = len(stored) <= _MOST_KEYS
             limits = own.pop(NO_KEY, _NO_LIMITS)  # it is the first one
-            return Rules(number, bool(fair), bool(untagged), promote_after, limits, own, is_complete)
+            return Rules(number, bool(fair), bool(untagged), promote_after, bool(guarded), limits, own, is_complete)
         return Rules(number)
+
+    def finder(self, queue: int) -> Callable[[str], KeyLimits]:
+        """Return the function that returns the limits of a key, to be called for many."""
+        rules = self.of(queue)
+        return rules.find if rules.is_complete else partial(self.of_key, queue)
 
     def of_key(self, queue: int, key: str) -> KeyLimits:
         """Return the limits that hold for a key; rows without one have no limits, and the weight of the queue."""
@@ -140,8 +166,8 @@ class RulesTable:
             own = self.get(queue, key)
             if len(rules.keys) >= 2 * _MOST_KEYS:
                 rules.keys.clear()
-                rules.keys[NO_KEY] = KeyLimits(rules.limits, False)
-            known = rules.keys[key] = rules.of_others if own is None else KeyLimits(own, _is_limited(own))
+                rules.keys[NO_KEY] = rules.of_others._replace(is_limited=False)
+            known = rules.keys[key] = rules.of_others if own is None else KeyLimits.of(own)
         return known
 
     def get(self, queue: int, key: str) -> Limits | None:
@@ -149,14 +175,14 @@ class RulesTable:
         rows = self._connection.execute(LIMITS_OF, (queue, key))
         return _decoded(rows[0][0]) if rows else None
 
-    def set(self, queue: int, key: str, limits: Limits | None) -> None:
-        """Store the limits of a key, or of the queue."""
+    def set(self, queue: int, key: str, limits: Limits | None, *, is_guarded: bool) -> None:
+        """Store the limits of a key, or of the queue; with ``is_guarded``, claims count places from then on."""
         if limits is None:
             self._connection.execute("DELETE FROM trio_tasks_limit WHERE queue = ? AND key = ?", (queue, key))
         else:
             sql = "INSERT OR REPLACE INTO trio_tasks_limit (queue, key, body) VALUES (?, ?, ?)"
             self._connection.execute(sql, (queue, key, json.dumps(limits.to_plain())))
-        self.change(queue)
+        self.change(queue, is_guarded=is_guarded or None)
 
     def change(
         self,
@@ -165,6 +191,7 @@ class RulesTable:
         is_fair: bool | None = None,
         is_untagged: bool | None = None,
         promote_after: str | EllipsisType | None = ...,
+        is_guarded: bool | None = None,
     ) -> None:
         """Change those rules that are given, and raise the number of the latest change.
 
@@ -175,8 +202,8 @@ class RulesTable:
         fair = rules.is_fair if is_fair is None else is_fair
         untagged = rules.is_untagged if is_untagged is None else is_untagged
         after = rules.promote_after if promote_after is ... else promote_after
-        sql = "INSERT OR REPLACE INTO trio_tasks_rules (queue, is_fair, is_untagged, promote_after) VALUES (?, ?, ?, ?)"
-        self._connection.execute(sql, (queue, int(fair), int(untagged), after))
+        guarded = rules.is_guarded if is_guarded is None else is_guarded
+        self._connection.execute(_SET_RULES, (queue, int(fair), int(untagged), after, int(guarded)))
         self._counters.change_rules(queue)
 
     def roll_back(self) -> None:

@@ -108,11 +108,10 @@ _KEYS_AND_LIMITS = [
     "ALTER TABLE trio_tasks_task ADD COLUMN key TEXT",  # the rows with one key are a group; those without one, too
     # While "order_key" is a tag: since when the row is ready, as the order key that it had.
     "ALTER TABLE trio_tasks_task ADD COLUMN since INTEGER",
-    # If its key has limits: 1 if it would be ready, but for these; else 0. A running one has 0, too.
+    # If its key has limits: 1 if it would be ready, but for these; 0 if it is ready, or runs: then it has a place.
     "ALTER TABLE trio_tasks_task ADD COLUMN held INTEGER",
     """
-    CREATE INDEX trio_tasks_keyed ON trio_tasks_task (queue, key, held, state, priority DESC, order_key)
-    WHERE held IS NOT NULL AND +state < 3
+    CREATE INDEX trio_tasks_keyed ON trio_tasks_task (queue, held, key, priority DESC, order_key) WHERE held IS NOT NULL
     """,
     "CREATE INDEX trio_tasks_held ON trio_tasks_task (queue) WHERE held = 1",
     "ALTER TABLE trio_tasks_queue ADD COLUMN held_now INTEGER NOT NULL DEFAULT 0",  # rows, of those that are delayed
@@ -123,7 +122,8 @@ _KEYS_AND_LIMITS = [
         queue INTEGER PRIMARY KEY,
         is_fair INTEGER NOT NULL DEFAULT 0,    -- 1 once a row has a key: rows are claimed by tags
         is_untagged INTEGER NOT NULL DEFAULT 0,  -- 1 while rows are ready that have no tag
-        promote_after TEXT                     -- a key after which held rows may have places; NULL: there are none
+        promote_after TEXT,                    -- a key after which held rows may have places; NULL: there are none
+        is_guarded INTEGER NOT NULL DEFAULT 0  -- 1 while a key may have more places than its limit allows
     )
     """,
     """

@@ -197,6 +197,8 @@ class Session:
         connection.execute("PRAGMA busy_timeout = 0")
         self._counters = QueueCounters(connection)
         now, others = self._in_transaction(self._register)
+        # For pages that a statement keeps, so that it can be undone; a file is slow. (A migration may sort more.)
+        connection.execute("PRAGMA temp_store = MEMORY")
         if sys.platform != "win32":
             self._place = Place(self._file)
         return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)

@@ -32,6 +32,9 @@ HELD = "WHERE seq = ? AND token = ? AND state = 2"
 _RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
 _FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, order_key = ?, result = ?, history = coalesce(?, history),
 worker = coalesce(?, worker) {HELD}"""
+NO_PLACE = "held = NULL"
+"""An assignment for rows that are ready and run no more, in a queue whose keys take turns."""
+_FINISH_FAIR = _FINISH.replace("state = ?", f"state = ?, {NO_PLACE}", 1)
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
 UPDATE trio_tasks_task SET state = ?, due = coalesce(min(?, deadline), ?, deadline),
@@ -40,6 +43,7 @@ result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(
 worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = deadline, wall = NULL
 {HELD}
 """
+_RETURN_FAIR = _RETURN.replace("state = ?", f"state = ?, {NO_PLACE}", 1)
 OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
 """A condition for rows that have expired by a time, given twice, and are not killed yet."""
 EXPIRED = f"SELECT seq, id, state, suspended, start_by FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
@@ -157,7 +161,8 @@ class TaskTable:
             order_key = self.order_key(due, now)
             suspended = each.reason if each.kind is SettlementKind.SUSPENDED and due is not None else None
             moved = state, due, due, order_key, each.kind in NOT_COUNTED
-            self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, suspended, *held))
+            sql = _RETURN_FAIR if self._is_fair(queue) else _RETURN
+            self._change(sql, (*moved, each.result, each.history, each.run_at, each.worker, suspended, *held))
             changes = {_COUNTERS[each.kind]: 1}
             if due is not None:
                 changes |= {"delayed": 1, "suspended_now": int(suspended is not None)}
@@ -167,14 +172,16 @@ class TaskTable:
 
     def finish(self, each: Settlement, now: float) -> None:
         """Finish a running row, and keep or delete it."""
+        queue = self._counters.number(each.queue)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
             fields = ENDS[each.kind], due, self.order_key(None, now), each.result, each.history, each.worker
-            self._change(_FINISH, (*fields, each.key, each.token))
+            sql = _FINISH_FAIR if self._is_fair(queue) else _FINISH
+            self._change(sql, (*fields, each.key, each.token))
         else:
             self._change(DROP, (each.key, each.token))
         changes = {_COUNTERS[each.kind]: 1, KEPT_COUNTER[ENDS[each.kind]]: int(each.keep > 0)}
-        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **changes)
+        self._counters.count(queue, live=-1, running=-1, **changes)
 
     def take_off_attempt(self, seq: Any) -> None:
         """Subtract the attempt of a running row that was interrupted, so that it does not count."""
