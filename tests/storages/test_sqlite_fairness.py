@@ -6,7 +6,7 @@ import math
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.operations import Operations
 from trio_tasks._backends.sqlite.session import Session
 from trio_tasks._backends.sqlite.wakeup import WakeupSocket
+from trio_tasks._contracts.listing import Selection
 
 from tests._scale import seeds
 
@@ -329,6 +330,63 @@ def test_the_held_rows_of_a_key_follow_when_others_are_cancelled(file: File) -> 
         if not changed.is_more:
             break
     assert cancelled == 1_010
+
+
+def change_all(file: File, between: Callable[[], object], **selected: Any) -> set[str]:
+    """Cancel the rows of a selection in steps, as a storage does; return their ids.
+
+    Args:
+      between: what happens after the first step.
+    """
+    query = Query([State.WAITING, State.DELAYED], Selection(until=file.now, **selected), limit=100)
+    found, is_more = set[str](), True
+    while is_more:
+        step = file.session.write(Operations.change, Q, "cancel", query, file.now)
+        if not found:
+            between()
+        found.update(step.ids)
+        query, is_more = query._replace(after=step.after), step.is_more
+    return found
+
+
+def test_a_row_that_is_held_between_two_steps_of_a_change_of_many_is_changed(file: File) -> None:
+    file.set_limits(Limits(per_key=1))
+    file.push(*[None] * 250, priority=5)
+    [ready] = file.push("a")
+    assert ready in change_all(file, lambda: file.push("a", priority=9))
+    assert file.sql("SELECT key FROM trio_tasks_task WHERE state < 3") == [("a",)]
+
+
+def test_a_row_that_is_held_by_a_lower_limit_meanwhile_is_changed(file: File) -> None:
+    file.set_limits(Limits(per_key=2))
+    file.push(*[None] * 250, priority=5)
+    [first, second] = file.push("a", "a")
+
+    def lower() -> None:
+        file.set_limits(Limits(per_key=1))
+        assert file.claim(152)[-1].id == first
+
+    assert second in change_all(file, lower)
+    assert not file.sql("SELECT 1 FROM trio_tasks_task WHERE state < 2")
+
+
+def test_a_row_whose_time_comes_between_two_steps_is_changed(file: File) -> None:
+    """Whether or not keys take turns."""
+    file.push(*[None] * 250)
+    [delayed] = file.push(None, priority=5, delay=1.0)
+
+    def wait() -> None:
+        file.now += 2.0
+        file.exchange(claims=[ClaimRequest(Q, 1, 30.0, "w", left_out=[delayed])])
+
+    assert delayed in change_all(file, wait)
+
+
+def test_a_change_of_many_ends_though_most_rows_are_not_selected(file: File) -> None:
+    file.push(*[None] * 150, name="x")
+    file.push(*[None] * 150, name="y")
+    assert len(change_all(file, lambda: None, name="x")) == 150
+    assert len(change_all(file, lambda: None, name="x")) == 0
 
 
 def test_turns_and_rates_that_are_over_are_forgotten(file: File) -> None:

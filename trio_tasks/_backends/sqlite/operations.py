@@ -9,7 +9,7 @@ from ..._clock import wall_now
 from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.fairness import NO_KEY
-from ..._contracts.listing import Found
+from ..._contracts.listing import Found, Position
 from ..._contracts.metrics import Balance, QueueMetrics, changed, make_metrics
 from ..._logging import log
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
@@ -32,7 +32,7 @@ from ..durable.engine import (
 from ..durable.rows import refusal_of
 from .counters import text
 from .minutes import MinuteTable
-from .search import rows_by_key, search
+from .search import SECTIONS, rows_by_key, search
 from .task_table import ABORT, KEPT_COUNTER, WITHDRAW, ready_at
 from .transfer import TransferSql
 from .unique_keys import stored_until
@@ -142,6 +142,8 @@ _TO_WITHDRAW = """
 SELECT seq, token FROM trio_tasks_task
 WHERE queue = ? AND id = ? AND state = 2 AND coalesce(requested_end, '') != ?
 """
+_AGAIN = Position(len(SECTIONS), ())
+"""The position of a change before the first row, once it has come to the last one."""
 _MOST_WORKERS = 1000
 """Workers that are listed at most, dead ones among them."""
 
@@ -318,15 +320,26 @@ class Operations:
         return self._connection.changed(sql, (progress, held.key, held.token)) > 0
 
     def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query, now: float) -> Changed:
-        """Change the rows of a page that can be changed so."""
+        """Change the rows of a page that can be changed so.
+
+        A row that waits may go to a section, or a place in it, that was passed already: it is held back now, or its
+        time has come. So after the last page those that wait are looked through again from the beginning, until one
+        transaction has seen them all.
+        """
         number = self._counters.known(queue)
         if self._table.expire(queue, number, now, _EXPIRED_AT_ONCE) == _EXPIRED_AT_ONCE:
             return Changed([], query.after, is_more=True)
-        _, found = search(self._connection, number, query, now)
+        asked, is_again = _asked_again(query)
+        _, found = search(self._connection, number, asked, now)
         answers = [(row.id, self._change_row(queue, RowChange(verb), row.id, now)) for row in found.rows]
         ids = [task_id for task_id, answer in answers if answer is True]
         taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
-        return Changed(ids, found.next, found.next is not None, taken)
+        after = found.next
+        if after is None and query.after is not None and not is_again and min(query.states) < State.RUNNING:
+            after = _AGAIN
+        elif is_again and after is not None:
+            after = _AGAIN if ids and not found.is_partial else Position(_AGAIN.section + after.section, after.key)
+        return Changed(ids, after, after is not None, taken)
 
     def change_each(
         self, queue: str, change: RowChange, ids: Sequence[str], now: float
@@ -532,6 +545,16 @@ class Operations:
         sql = "SELECT seq, state, suspended FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
         rows = self._connection.execute(sql, (number, task_id))
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def _asked_again(query: Query) -> tuple[Query, bool]:
+    """Return the query for the page of a change; and True if the rows that wait are looked through again."""
+    after = query.after
+    if after is None or after.section < _AGAIN.section:
+        return query, False
+    position = Position(after.section - _AGAIN.section, after.key) if after.key else None
+    waiting = [state for state in query.states if state < State.RUNNING]
+    return query._replace(states=waiting, after=position), True
 
 
 def _cancelled_error() -> bytes:
