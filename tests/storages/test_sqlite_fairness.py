@@ -21,6 +21,7 @@ from trio_tasks._backends.durable.engine import (
     ExchangeResult,
     NewRow,
     Query,
+    RowChange,
     Settlement,
     SettlementKind,
     State,
@@ -387,6 +388,57 @@ def test_a_change_of_many_ends_though_most_rows_are_not_selected(file: File) -> 
     file.push(*[None] * 150, name="y")
     assert len(change_all(file, lambda: None, name="x")) == 150
     assert len(change_all(file, lambda: None, name="x")) == 0
+
+
+def cancel_selected(file: File, ids: list[str]) -> None:
+    assert change_all(file, lambda: None, name="x") == {*ids}
+
+
+def cancel_from_the_last(file: File, ids: list[str]) -> None:
+    for task_id in reversed(ids):
+        assert file.session.write(Operations.cancel, Q, task_id, b"", False, file.now) is True
+
+
+def discard_by_ids(file: File, ids: list[str]) -> None:
+    for start in range(0, len(ids), 100):
+        file.session.write(Operations.change_each, Q, RowChange("forget"), ids[start : start + 100], file.now)
+
+
+def put_off(file: File, ids: list[str]) -> None:
+    file.session.write(Operations.change_each, Q, RowChange("reschedule", delay=3600.0), ids, file.now)
+
+
+def expire(file: File, ids: list[str]) -> None:
+    file.now += 25.0
+    file.claim(0)  # some of them,
+    file.session.write(Operations.forget, Q, None, file.now)  # others,
+    file.push("c")  # and the rest
+
+
+@pytest.mark.parametrize("leave", [cancel_selected, cancel_from_the_last, discard_by_ids, put_off, expire])
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_rows_that_leave_before_they_began_cost_their_key_no_turn(
+    file: File, leave: Callable[[File, list[str]], None], weight: float
+) -> None:
+    file.push(*["b"] * 100)
+    file.set_limits(Limits(weight=weight), "a")
+    ids = file.push(*["a"] * 1_000, name="x", expires_in=20.0 if leave is expire else None)
+    begun = {row.id for row in file.claim(9)}
+    assert begun & {*ids}
+    leave(file, [each for each in ids if each not in begun])
+    [one] = file.push("a")
+    assert one in [row.id for row in file.claim(3)]
+
+
+def test_a_row_that_changes_places_again_and_again_costs_its_key_no_turn(file: File) -> None:
+    file.set_limits(Limits(per_key=1))
+    file.push("a", *[f"b{number}" for number in range(100)])
+    for _ in range(50):
+        [first] = file.push("a", priority=9)
+        [row] = file.claim()
+        assert row.id == first
+        file.end(row)
+    assert file.claim()[0].id == "000000"
 
 
 def test_turns_and_rates_that_are_over_are_forgotten(file: File) -> None:

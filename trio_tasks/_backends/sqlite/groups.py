@@ -54,8 +54,11 @@ FROM trio_tasks_turn AS turn WHERE queue = ? AND (priority, key) > (?, ?) ORDER 
 """
 TURN_ENDS = """
 WITH asked (key) AS (VALUES {})
-SELECT asked.key, finish FROM asked CROSS JOIN trio_tasks_turn AS turn
+SELECT asked.key, finish, gone_from, gone_to FROM asked CROSS JOIN trio_tasks_turn AS turn
 ON turn.queue = ? AND turn.priority = ? AND turn.key = asked.key
+"""
+_SET_TURN = """
+INSERT OR REPLACE INTO trio_tasks_turn (queue, priority, key, finish, gone_from, gone_to) VALUES (?, ?, ?, ?, ?, ?)
 """
 END_TURNS = "UPDATE trio_tasks_virtual_time SET passed = finish WHERE queue = ? AND passed < finish"
 RATES = "SELECT key, until <= ? FROM trio_tasks_rate WHERE queue = ? AND key > ? ORDER BY key LIMIT ?"
@@ -101,6 +104,7 @@ class GroupTable:
         self._times: dict[tuple[int, int], _Time] = {}  # by queue and priority
         self._finish: dict[tuple[int, int, str], int] = {}  # new ends of turns, by queue, priority and key
         self._ends: dict[tuple[int, int, str], int] = {}  # those that were read
+        self._gone: dict[tuple[int, int, str], tuple[int, int]] = {}  # by turn: tags between which all rows have left
         self._touched: dict[tuple[int, str], None] = {}  # keys that may have places for held rows
         self.is_used = False
         """True if something has to be stored, or forgotten, before the end of the transaction."""
@@ -121,8 +125,9 @@ class GroupTable:
             sql = "INSERT OR REPLACE INTO trio_tasks_virtual_time (queue, priority, passed, finish) VALUES (?, ?, ?, ?)"
             self._connection.executemany(sql, times)
         if self._finish:
-            sql = "INSERT OR REPLACE INTO trio_tasks_turn (queue, priority, key, finish) VALUES (?, ?, ?, ?)"
-            self._connection.executemany(sql, [(*turn, finish) for turn, finish in self._finish.items()])
+            none = None, None
+            turns = [(*turn, finish, *self._gone.get(turn, none)) for turn, finish in self._finish.items()]
+            self._connection.executemany(_SET_TURN, turns)
         self.places.store()
         for queue in {turn[0] for turn in self._finish}:
             self._drop_idle(queue, now)
@@ -135,7 +140,7 @@ class GroupTable:
         self.has_promoted = False
 
     def _forget(self) -> None:
-        for kept in (self._times, self._finish, self._ends, self._touched, self._free):
+        for kept in (self._times, self._finish, self._ends, self._gone, self._touched, self._free):
             kept.clear()
         self.places.forget()
         self.is_used = False
@@ -154,15 +159,29 @@ class GroupTable:
         return tag
 
     def _give_turn_back(self, queue: int, priority: int, key: str, tag: int) -> None:
-        """Let a key have the turn of its last row again, which is going to leave without having been claimed.
+        """Let a key have the turn of a row again that is going to leave without having been claimed.
 
-        So one that is replaced or put off again and again costs one turn. The turns of rows before the last one are
-        not given back: rows that become ready later would go before those that are ready now.
+        1. It is the last one: the next row of the key gets its tag.
+        2. Rows come after it, and those that become ready later must not go before these. The tags of rows that left
+           one after the other are remembered, and are free once the rows after them have left, too.
         """
         turn = queue, priority, key
-        if self._turn_end(turn) == tag + self.rules.of_key(queue, key).cost:
-            self.is_used = True
-            self._finish[turn] = tag
+        finish, end = self._turn_end(turn), tag + self.rules.of_key(queue, key).cost
+        if end > finish:
+            return
+        gone = self._gone.get(turn)
+        if end == finish:
+            finish = tag
+            if gone is not None and gone[1] == tag:
+                finish = self._gone.pop(turn)[0]
+        elif gone is not None and tag == gone[1]:
+            self._gone[turn] = gone[0], end
+        elif gone is not None and end == gone[0]:
+            self._gone[turn] = tag, gone[1]
+        else:
+            self._gone[turn] = tag, end
+        self.is_used = True
+        self._finish[turn] = finish
 
     def _turn_end(self, turn: tuple[int, int, str]) -> int:
         """Return the end of the latest turn of a key in a priority."""
@@ -180,7 +199,10 @@ class GroupTable:
         self.is_used = True
         self._ends.update(((queue, priority, key), FIRST_TAG) for key in keys)
         found = for_keys(self._connection, TURN_ENDS, keys, queue, priority)
-        self._ends.update(((queue, priority, key), finish) for key, finish in found)
+        for key, finish, first, last in found:
+            self._ends[queue, priority, key] = finish
+            if first is not None:
+                self._gone[queue, priority, key] = first, last
 
     def _time(self, queue: int, priority: int) -> _Time:
         """Return the virtual time of a priority."""
@@ -404,7 +426,9 @@ class GroupTable:
         if not held or free > wanted:
             return moved, bool(held)
         while held and (last := self.places.last_ready_below(queue, key, held[0][1])):
-            self._hold(queue, key, [last], touches=False)
+            seq, lowest, since, tag = last
+            self._give_turn_back(queue, lowest, key, tag)
+            self._hold(queue, key, [(seq, since)], touches=False)
             self._admit_each(queue, [(key, *held[0][:2])])
             held = self.places.first_held(queue, key, 1)
         if held:
@@ -526,6 +550,8 @@ class GroupTable:
         held = 0
         for key in doubtful:
             excess = [row for row in rows if row[13] == key][max(0, self.places.may_begin(queue, key, now)) :]
+            for row in excess:
+                self._give_turn_back(queue, row[14], key, row[12])
             if excess:
                 self._hold(queue, key, [(row[0], row[10]) for row in excess])
                 held += len(excess)

@@ -56,7 +56,7 @@ SELECT seq, priority, order_key, start_by, due FROM trio_tasks_task
 WHERE queue = ? AND key = ? AND held = 1 ORDER BY priority DESC, order_key LIMIT ?
 """
 LAST_READY = """
-SELECT seq, priority, since FROM trio_tasks_task
+SELECT seq, priority, since, order_key FROM trio_tasks_task
 WHERE queue = ? AND key = ? AND held = 0 AND +state = 0 ORDER BY priority, order_key DESC LIMIT 1
 """
 
@@ -182,11 +182,13 @@ class PlaceTable:
         """Return the first held rows of a key."""
         return self._connection.execute(FIRST_HELD, (queue, key, number))
 
-    def last_ready_below(self, queue: int, key: str, priority: int) -> tuple[int, int] | None:
-        """Return the ready row of a key that would be claimed last, if its priority is lower; with its ``since``."""
-        for seq, lowest, since in self._connection.execute(LAST_READY, (queue, key)):
+    def last_ready_below(self, queue: int, key: str, priority: int) -> tuple[int, int, int, int] | None:
+        """Return the ready row of a key that would be claimed last, if its priority is lower; with its priority, its
+        ``since`` and its tag.
+        """
+        for seq, lowest, since, tag in self._connection.execute(LAST_READY, (queue, key)):
             if lowest < priority:
-                return seq, since
+                return seq, lowest, since, tag
         return None
 
     def limit_of(self, queue: int, key: str | None, now: float, *, is_held: bool) -> LimitReached | None:

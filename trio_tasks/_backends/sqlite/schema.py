@@ -158,6 +158,8 @@ _KEYS_AND_LIMITS = [
         priority INTEGER NOT NULL,
         key TEXT NOT NULL,                     -- empty for rows without a key
         finish INTEGER NOT NULL,               -- the end of its latest turn, in virtual time
+        gone_from INTEGER,                     -- rows with tags from here on have all left before they were claimed,
+        gone_to INTEGER,                       -- below this tag; NULL if none is known
         PRIMARY KEY (queue, priority, key)
     ) WITHOUT ROWID
     """,
