@@ -12,7 +12,20 @@ import time
 
 import trio
 
-from . import flatness, idle, imports, latency, memory, named, observing, schedules, side_by_side, speed, storages
+from . import (
+    crowd,
+    flatness,
+    idle,
+    imports,
+    latency,
+    memory,
+    named,
+    observing,
+    schedules,
+    side_by_side,
+    speed,
+    storages,
+)
 from .fresh import SMALL
 
 BENCHMARKS = {
@@ -27,6 +40,7 @@ BENCHMARKS = {
     "observing": observing.show,
     "named": named.show,
     "schedules": schedules.show,
+    "crowd": crowd.show,
 }
 
 

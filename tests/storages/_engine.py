@@ -266,7 +266,9 @@ class TroubledEngine(Engine):
             if engine is not self:
                 on_asked()
 
-    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+    async def listen(
+        self, on_change: Callable[[], None], on_finish: Callable[[], None], on_asked: Callable[[], None]
+    ) -> None:
         if not self.misses_wakeups:
             self.store.listeners[self] = on_change
             self.store.asked[self] = on_asked

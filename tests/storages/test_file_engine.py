@@ -356,7 +356,7 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
 async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None:
     news: list[None] = []
     async with opened(path) as engine, trio.open_nursery() as nursery:
-        nursery.start_soon(engine.listen, lambda: news.append(None), lambda: None)
+        nursery.start_soon(engine.listen, lambda: news.append(None), lambda: None, lambda: None)
         await trio.testing.wait_all_tasks_blocked()
         await push(engine, new("a"), new("b"))
         assert not await engine.abort(QUEUE, "a")

@@ -190,7 +190,7 @@ async def test_garbage_at_the_socket_does_not_keep_the_process_busy() -> None:
     looked = 0
     hear = wakeup_socket._received
 
-    def count() -> tuple[bool, bool]:
+    def count() -> bool:
         nonlocal looked
         looked += 1
         return hear()

@@ -75,4 +75,5 @@ async def test_a_sender_without_end_does_not_hold_up_the_others() -> None:
     wakeup_socket = WakeupSocket()
     flood: Any = Flood()
     wakeup_socket._socket = flood
-    assert wakeup_socket._received() == (False, False)
+    assert not wakeup_socket._received()
+    assert not wakeup_socket._news

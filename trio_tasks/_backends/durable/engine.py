@@ -344,6 +344,13 @@ class Exchange:
     """True if this process stood still, as other processes may have, too: leases of others that have run out are left
     alone for as long as a lease, so that they can be renewed."""
 
+    @property
+    def has_only_claims(self) -> bool:
+        """True if nothing else is asked for."""
+        return bool(self.claims) and not (
+            self.settled or self.pushed or self.renewed or self.minutes or self.after_stall
+        )
+
 
 class KillReason(IntEnum):
     """The reason for which an engine itself kills a row."""
@@ -718,12 +725,14 @@ class Engine(ABC):
         other process."""
         await trio.lowlevel.checkpoint()
 
-    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+    async def listen(
+        self, on_change: Callable[[], None], on_finish: Callable[[], None], on_asked: Callable[[], None]
+    ) -> None:
         """Listen to other processes until cancelled. By default there is no other process.
 
-        Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task. Call
-        ``on_asked`` whenever one asks for the states of the workers here. Additional calls do no harm; polling makes up
-        for a missing call of ``on_change``.
+        Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task; where it has
+        only finished some, call ``on_finish`` instead, which costs less. Call ``on_asked`` whenever one asks for the
+        states of the workers here. Additional calls do no harm; polling makes up for a missing call of the first two.
         """
         await trio.sleep_forever()
 

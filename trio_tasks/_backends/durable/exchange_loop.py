@@ -249,9 +249,7 @@ class ExchangeLoop:
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, queue: QueueState, settlement: Settlement, parts: Parts) -> None:
-        """Request a settlement. The current trio task has to wait for it: it is rescheduled with the answer (a bool, or
-        an exception) in bounded time.
-        """
+        """Request a settlement, for which the current trio task waits: it is rescheduled with the answer."""
         self.check_open()
         me = trio.lowlevel.current_task()
         self._settles.append(new_tuple(SettleRequest, (queue, settlement, parts.holder, parts, me)))
@@ -352,6 +350,11 @@ class ExchangeLoop:
         for queue in self.queues.values():
             queue.awaited.note_all()
         self.check_queues()
+
+    def on_finish(self) -> None:
+        """Check what depends on tasks that others may have finished."""
+        if sum(queue.note_others_finished() for queue in self.queues.values()):
+            self.wake_up.set()
 
     def on_asked(self) -> None:
         """Store the states of the workers here, since another process has asked for them."""

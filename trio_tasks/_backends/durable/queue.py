@@ -591,6 +591,16 @@ class QueueState:
         if self.awaited.by_id:
             self.awaited.note(task_id)
 
+    def note_others_finished(self) -> bool:
+        """Note that other processes may have finished tasks: results, a place under a limit, the end of the queue.
+        Return True if a claim has to be made.
+        """
+        self.awaited.note_all()
+        if self.is_held_back or not self.handles:
+            self.mark_changed()
+            return True
+        return False
+
     def fail_receivers(self, error: BaseException) -> None:
         """Raise this error in all receivers."""
         while self.receivers:

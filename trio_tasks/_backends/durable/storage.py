@@ -176,7 +176,8 @@ class DurableStorage(
         self._loop.token = trio.lowlevel.current_trio_token()
         self._loop.pid = os.getpid()
         await self._stack.enter_async_context(run_shielded(self._loop.run))
-        await self._stack.enter_async_context(run_shielded(engine.listen, self._loop.on_wakeup, self._loop.on_asked))
+        listeners = self._loop.on_wakeup, self._loop.on_finish, self._loop.on_asked
+        await self._stack.enter_async_context(run_shielded(engine.listen, *listeners))
         note_open(self._loop)
         return self
 

@@ -372,7 +372,9 @@ class FileEngine(Engine):
         now, workers = self.now(), self._open_transaction_log().state.queue(queue).workers
         return [StoredWorker(each.name, 0, each.number, each.state, now, now, True, True) for each in workers]
 
-    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+    async def listen(
+        self, on_change: Callable[[], None], on_finish: Callable[[], None], on_asked: Callable[[], None]
+    ) -> None:
         """Call ``on_change`` when an abort is requested; no other process can change anything, or ask."""
         self._listeners.append(on_change)
         try:

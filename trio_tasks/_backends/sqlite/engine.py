@@ -310,9 +310,11 @@ class SqliteEngine(Engine):
         if thread is not None:
             thread.do_soon(self._session.wake_others, self.now())
 
-    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+    async def listen(
+        self, on_change: Callable[[], None], on_finish: Callable[[], None], on_asked: Callable[[], None]
+    ) -> None:
         """Receive wake-ups, until cancelled."""
-        await self.wakeup_socket.listen(on_change, on_asked)
+        await self.wakeup_socket.listen(on_change, on_finish, on_asked)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(lambda: self._session.read(operation, *args, **kwargs))

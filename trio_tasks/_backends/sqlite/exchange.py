@@ -78,6 +78,7 @@ ORDER BY priority DESC, order_key LIMIT ?
 """
 READY = _READY.format("order_key, deadline")
 """The rows to claim; none of a queue that is paused."""
+_IS_ANY_READY = "SELECT 1 FROM trio_tasks_task WHERE queue = ? AND state = 0 LIMIT 1"
 READY_FAIR = _READY.format("iif(order_key < 0, since, order_key), deadline, order_key, key, priority, held")
 """The same of a queue in which keys take turns; their order is in the order key."""
 CLAIM = """
@@ -186,6 +187,37 @@ class ExchangeSql:
         if self.table.groups.is_used:
             self.table.groups.store(now)
         self._counters.enter_counts()
+
+    def look(self, claims: Sequence[ClaimRequest], now: float) -> ExchangeResult | None:
+        """Answer claims for which there is nothing, without any change; None if there may be something to do.
+
+        Raises:
+          FastPathFailed: the same.
+        """
+        answer, wall = ExchangeResult(), wall_seconds()
+        for claim in claims:
+            queue = self._counters.known(claim.queue)
+            ahead, first = self._walls.get(queue, (math.inf, None))
+            if (
+                claim.queue not in self._counters.without_rules
+                or self._refused
+                or queue in self._watch.rows
+                or self._orphans_are_held_back(now)
+                or now >= self._swept.get(queue, 0.0)
+                or abs(ahead - (wall - now)) > _WALL_MOVED
+                or (first is not None and first <= wall)
+                or self._connection.execute(_IS_ANY_READY, (queue,))
+            ):
+                return None
+            due = self._next_due(queue, now, [])
+            if due is not None and due <= now:
+                return None
+            live, _, _ = self._counters.present(queue)
+            answer.claimed.append([])
+            answer.next_due.append(due)
+            answer.live.append(live)
+            answer.held_back.append(False)
+        return answer
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
         """Insert new rows, one by one."""

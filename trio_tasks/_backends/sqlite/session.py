@@ -35,7 +35,7 @@ from .opening import View, find_file
 from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, log_size, next_session, prepare, store_info
 from .task_table import ABORT, WITHDRAW
-from .wakeup import KEY_SIZE, is_answered
+from .wakeup import KEY_SIZE, News, is_answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -314,39 +314,55 @@ class Session:
 
     def exchange(self, exchange: Exchange, now: float) -> ExchangeResult:
         """Make one exchange, and wake the other sessions if it may concern them."""
-        comes_back = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
-        wakes = bool(comes_back or (exchange.settled and now >= self._next_wakeup))
-        made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=False)
+        if (found := self._look(exchange, now)) is not None:
+            return found
+        made = self._try_exchange(exchange, now, row_by_row=False)
         while made is None:  # each round finds one more write that ends the transaction
-            made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=True)
-        result, others = made
-        if wakes or self._sql.table.groups.has_promoted:
-            self._send_wakeups(others, now)
+            made = self._try_exchange(exchange, now, row_by_row=True)
+        result, news, others = made
+        if news is not None:
+            self._send_wakeups(others, now, news)
         elif exchange.settled:
             self._wakeup_is_due = True
         return result
 
-    def _try_exchange(
-        self, exchange: Exchange, now: float, *, wakes: bool, row_by_row: bool
-    ) -> tuple[ExchangeResult, list[Row]] | None:
+    def _look(self, exchange: Exchange, now: float) -> ExchangeResult | None:
+        """Answer an exchange that has only claims, if there is nothing to claim, without the lock of a writer: all
+        sessions look after a push, and one of them finds the task. Return None if the exchange has to be made.
+        """
+        now = max(now, self._clock.now())
+        if not exchange.has_only_claims or now >= self._renew_at or self._opening.read_only:
+            return None
         try:
-            return self._do(lambda: self._exchange(exchange, now, wakes=wakes, row_by_row=row_by_row))
+            return self._in_transaction(lambda: self._sql.look(exchange.claims, now), "BEGIN")
+        except Exception:  # the exchange raises it again, or finds a way
+            return None
+
+    def _try_exchange(
+        self, exchange: Exchange, now: float, *, row_by_row: bool
+    ) -> tuple[ExchangeResult, News | None, list[Row]] | None:
+        try:
+            return self._do(lambda: self._exchange(exchange, now, row_by_row=row_by_row))
         except FastPathFailed:
             return None
 
     def _exchange(
-        self, exchange: Exchange, now: float, *, wakes: bool, row_by_row: bool
-    ) -> tuple[ExchangeResult, list[Row]]:
+        self, exchange: Exchange, now: float, *, row_by_row: bool
+    ) -> tuple[ExchangeResult, News | None, list[Row]]:
         now = self._now(now)
         result = self._sql.exchange(exchange, now, row_by_row=row_by_row)
-        wakes = wakes or self._sql.table.groups.has_promoted
+        news: News | None = None
+        if self._sql.table.groups.has_promoted or _leaves_tasks(exchange, result):
+            news = News.CHANGED
+        elif exchange.settled and now >= self._next_wakeup:
+            news = News.FINISHED
         # A session that is registered after this transaction sees what is in it. To ask afterwards would take the
         # locks of one more transaction.
-        return result, self._sessions_to_wake(now) if wakes else []
+        return result, news, self._sessions_to_wake(now) if news is not None else []
 
-    def wake_others(self, now: float) -> None:
+    def wake_others(self, now: float, news: News = News.CHANGED) -> None:
         """Send a wake-up to all other sessions."""
-        self._send_wakeups([] if self._opening.read_only else self._sessions_to_wake(now), now)
+        self._send_wakeups([] if self._opening.read_only else self._sessions_to_wake(now), now, news)
 
     def _sessions_to_wake(self, now: float) -> list[Row]:
         try:
@@ -356,15 +372,15 @@ class Session:
                 raise
             return []  # the others find out by polling
 
-    def _send_wakeups(self, sessions: list[Row], now: float) -> None:
+    def _send_wakeups(self, sessions: list[Row], now: float, news: News) -> None:
         self._wakeup_is_due = self._sql.table.groups.has_promoted = False
         self._next_wakeup = now + _WAKEUPS_APART
-        self._wakeup_socket.send([(address, key) for address, key in sessions])
+        self._wakeup_socket.send([(address, key) for address, key in sessions], news)
 
     def on_idle(self) -> None:
         """Send deferred wake-ups, and shorten the log; called when nothing was requested for a moment."""
         if self._wakeup_is_due:
-            self.wake_others(self._next_wakeup)
+            self.wake_others(self._next_wakeup, News.FINISHED)
         if self._place is not None:  # it is open, and not only to look
             self._shorten_log()
 
@@ -449,6 +465,8 @@ class Session:
         for row in workers:
             others = [each for each in self._workers.get(row.queue, ()) if each.number != row.number]
             self._workers[row.queue] = [*others, row]
+        if not held and not workers and max(now, self._clock.now()) < self._renew_at:  # it is only asked what is to end
+            return self.read(lambda _: self._to_end([]))
         return self._do(lambda: self._renew(held, now, lease, workers))
 
     def _renew(self, held: Sequence[ClaimKey], now: float, lease: float, workers: Sequence[WorkerRow]) -> Renewal:
@@ -456,7 +474,10 @@ class Session:
         if workers:
             self._operations.note_workers(self._session, workers, now)
         kept = self._sql.table.renew([(each.key, each.token, now + lease) for each in held]) if held else []
-        lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
+        return self._to_end([each for each, is_kept in zip(held, kept, strict=True) if not is_kept])
+
+    def _to_end(self, lost: list[ClaimKey]) -> Renewal:
+        """Return these lost claims, and those of this session that are to be ended."""
         first = self._session << 32
         to_end = self._connection.execute(
             "SELECT seq, token, requested_end FROM trio_tasks_task "
@@ -480,7 +501,7 @@ class Session:
     def ask_workers(self, queue: str, now: float) -> None:
         """Ask the other sessions that have workers on the queue for the states of these."""
         found = self._connection.execute(_SESSIONS_TO_ASK, (self._session, now, KEY_SIZE, queue, _MOST_WOKEN))
-        self._wakeup_socket.send([(address, key) for address, key in found], asks=True)
+        self._wakeup_socket.send([(address, key) for address, key in found], News.ASKED)
 
     def workers(self, queue: str, now: float) -> list[StoredWorker]:
         """Return the workers on the queue. Those whose process has died here are dead, though their session has not
@@ -528,6 +549,25 @@ class Session:
     def inspect(self) -> StoreInfo:
         """Check all pages and indexes of the file, and return its state."""
         return self.read(lambda _: store_info(self._connection, self._file, self._driver))
+
+
+def _leaves_tasks(exchange: Exchange, result: ExchangeResult) -> bool:
+    """Return True if tasks that were pushed or come back may be left for other sessions. Those that are ready are not,
+    where this session has claimed them, or all that were there.
+    """
+    if any(each.kind in COMES_BACK for each in exchange.settled):
+        return True
+    if not exchange.pushed:
+        return False
+    emptied: set[str] = set()
+    claimed: set[tuple[str, str]] = set()
+    for claim, rows in zip(exchange.claims, result.claimed, strict=True):
+        claimed.update((claim.queue, row.id) for row in rows)
+        if len(rows) < claim.limit and not claim.left_out:
+            emptied.add(claim.queue)
+    return any(
+        row.delay > 0 or (row.queue not in emptied and (row.queue, row.id) not in claimed) for row in exchange.pushed
+    )
 
 
 # The file while it is open

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, closing
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -24,8 +25,18 @@ from ..._concurrency.virtual_time import rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_ASKS = b"?"
-"""Behind the key: the states of workers are asked for."""
+
+class News(Enum):
+    """What a wake-up says, as it stands behind the key."""
+
+    CHANGED = b""
+    """Tasks may be ready, finished or to be aborted."""
+    FINISHED = b"!"
+    """Tasks are finished, which matters only to those who wait for that."""
+    ASKED = b"?"
+    """The states of workers are asked for."""
+
+
 _PROBES = b"."
 """Behind the key: nothing is asked for; the sender only looks if a socket has this port."""
 KEY_SIZE = 16
@@ -150,7 +161,7 @@ class WakeupSocket:
     def __init__(self) -> None:
         self._virtual: dict[str, WakeupSocket] | None = None  # all sockets of a run in virtual time, by address
         self._woken = trio.Event()
-        self._is_asked = False
+        self._news: set[News] = set()  # what was received, and not told yet
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
         self.network = network_name()
@@ -176,31 +187,30 @@ class WakeupSocket:
         except OSError:  # a sandbox without a network: polling must do
             self.close()
 
-    def send(self, others: Iterable[tuple[str, bytes]], *, asks: bool = False) -> None:
-        """Send a wake-up to each of these addresses, with its key; may be called in any thread. With ``asks``, it asks
-        for the states of the workers there."""
+    def send(self, others: Iterable[tuple[str, bytes]], news: News = News.CHANGED) -> None:
+        """Send a wake-up to each of these addresses, with its key; may be called in any thread."""
         for address, key in others:
             if self._virtual is not None and address in self._virtual:
-                self._virtual[address]._is_asked |= asks
+                self._virtual[address]._news.add(news)
                 self._virtual[address]._woken.set()
             try:
                 if self._socket is not None and len(key) == KEY_SIZE:
-                    self._socket.sendto(key + _ASKS if asks else key, (_LOOPBACK, int(address)))
+                    self._socket.sendto(key + news.value, (_LOOPBACK, int(address)))
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
     async def listen(  # noqa: ASYNC910  a closed socket receives nothing
-        self, on_wakeup: Callable[[], None], on_asked: Callable[[], None] = lambda: None
+        self,
+        on_change: Callable[[], None],
+        on_finish: Callable[[], None] = lambda: None,
+        on_asked: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call ``on_wakeup`` for each wake-up, and ``on_asked`` when the states of workers are asked for, until
-        cancelled."""
+        """Call the function for what a wake-up says, for each, until cancelled."""
+        calls = {News.ASKED: on_asked, News.FINISHED: on_finish, News.CHANGED: on_change}
         while self._virtual is not None:
             await self._woken.wait()
             self._woken = trio.Event()
-            on_wakeup()
-            if self._is_asked:
-                self._is_asked = False
-                on_asked()
+            self._tell(calls)
             await rest(_APART)
         if self._socket is None:
             await trio.sleep_forever()
@@ -210,32 +220,37 @@ class WakeupSocket:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
                 return  # noqa: ASYNC910  a closed socket receives nothing
-            is_ours, is_woken = self._received()
-            if self._is_asked:
-                self._is_asked = False
-                on_asked()
-            if is_woken:
-                on_wakeup()
+            is_ours = self._received()
+            self._tell(calls)
             # A flood of datagrams must not keep the loop busy.
             pause = _APART if is_ours else min(2 * pause, _LONGEST_PAUSE)
             await rest(pause)
 
-    def _received(self) -> tuple[bool, bool]:
-        """Read what was received; return if some of it has the key, and if some of it is a wake-up."""
-        is_ours = is_woken = False
+    def _tell(self, calls: dict[News, Callable[[], None]]) -> None:
+        """Call the functions for what was received. A change includes what is finished."""
+        news, self._news = self._news, set()
+        if News.CHANGED in news:
+            news.discard(News.FINISHED)
+        for each, call in calls.items():
+            if each in news:
+                call()
+
+    def _received(self) -> bool:
+        """Read what was received; return True if some of it has the key."""
+        is_ours = False
         for _ in range(_AT_ONCE):
             if self._socket is None:
                 break
             try:
                 received = self._socket.recv(64)
-                is_ours = received.startswith(self.key) or is_ours
-                is_woken = received == self.key or is_woken
-                self._is_asked = received == self.key + _ASKS or self._is_asked
+                if received.startswith(self.key):
+                    is_ours = True
+                    self._news.update(each for each in News if received[KEY_SIZE:] == each.value)
             except ConnectionResetError:  # Windows says here that a socket to which we have sent is gone
                 continue
             except OSError:  # no more datagrams
                 break
-        return is_ours, is_woken
+        return is_ours
 
     def unanswered(self, addresses: Iterable[Address]) -> set[Address]:
         """Return those of these addresses at which no socket receives any more: their sessions are gone.
