@@ -1,4 +1,4 @@
-"""Finding, checking and creating an SQLite file, before SQLite opens it.
+"""Finding, checking and creating an SQLite file, before SQLite opens it; and whether it stays where it is after that.
 
 SQLite makes a write-ahead log and an index of it beside the file, which belong to the account that made them. An
 account that may only read the file would so lock out its owner; so it is refused, or only looks.
@@ -7,9 +7,10 @@ account that may only read the file would so lock out its owner; so it is refuse
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 from ..._tasks.errors import BackendError
 from ..durable.store_file import PRIVATE, make_file, may_make_in, may_write, missing, refused, regular_file
@@ -127,3 +128,72 @@ class View:
         if found is None:
             raise refused(f"{_WHAT} {str(self._file)!r} is not there any more")
         return found.st_ino, found.st_size, found.st_mtime_ns, _is_there(self._file, "-wal")
+
+
+# The file while it is open
+
+
+@final
+class Use:
+    """A record that this process uses a file by one driver, until it is closed.
+
+    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
+    a process has on a file when it closes it once. Connections that are not ours are not seen here.
+
+    Raises:
+      BackendError: the other driver has the file open in this process.
+    """
+
+    _lock = threading.Lock()
+    _all: ClassVar[list[Use]] = []
+
+    def __init__(self, file: Path, driver: str) -> None:
+        self._file = _identity(file)
+        self._driver = driver
+        with self._lock:
+            for other in self._all:
+                if other._file == self._file and other._driver != driver:
+                    raise refused(
+                        f"the SQLite file {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
+                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
+                    )
+            self._all.append(self)
+
+    def close(self) -> None:
+        """Remove the record; a second call does nothing."""
+        with self._lock:
+            if self in self._all:
+                self._all.remove(self)
+
+
+@final
+class Place:
+    """The identities of a file and of its write-ahead log, as they are when this object is made.
+
+    Args:
+      file: the path, without symbolic links.
+    """
+
+    __slots__ = ("_file", "_log", "_was")
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file)  # it is looked at after each transaction, and has to be cheap
+        self._log = f"{file}-wal"
+        self._was = self._look()
+
+    @property
+    def has_changed(self) -> bool:
+        """True if one of the two was removed or replaced."""
+        return self._was != self._look()
+
+    def _look(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        return _identity(self._file), _identity(self._log)
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """The device and inode at this path; None if nothing is there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  the same
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -6,13 +6,11 @@ has to be where it was.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
-import threading
 import time
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, final
 
 from ..._clock import machine_now
 from ..._tasks.errors import BackendError
@@ -31,7 +29,7 @@ from .driver import (
     translate_error,
 )
 from .exchange import ExchangeSql
-from .opening import View, find_file
+from .opening import Place, Use, View, find_file
 from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, log_size, next_session, prepare, store_info
 from .task_table import ABORT, WITHDRAW
@@ -568,72 +566,3 @@ def _leaves_tasks(exchange: Exchange, result: ExchangeResult) -> bool:
     return any(
         row.delay > 0 or (row.queue not in emptied and (row.queue, row.id) not in claimed) for row in exchange.pushed
     )
-
-
-# The file while it is open
-
-
-@final
-class Use:
-    """A record that this process uses a file by one driver, until it is closed.
-
-    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
-    a process has on a file when it closes it once. Connections that are not ours are not seen here.
-
-    Raises:
-      BackendError: the other driver has the file open in this process.
-    """
-
-    _lock = threading.Lock()
-    _all: ClassVar[list[Use]] = []
-
-    def __init__(self, file: Path, driver: str) -> None:
-        self._file = _identity(file)
-        self._driver = driver
-        with self._lock:
-            for other in self._all:
-                if other._file == self._file and other._driver != driver:
-                    raise refused(
-                        f"the SQLite file {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
-                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
-                    )
-            self._all.append(self)
-
-    def close(self) -> None:
-        """Remove the record; a second call does nothing."""
-        with self._lock:
-            if self in self._all:
-                self._all.remove(self)
-
-
-@final
-class Place:
-    """The identities of a file and of its write-ahead log, as they are when this object is made.
-
-    Args:
-      file: the path, without symbolic links.
-    """
-
-    __slots__ = ("_file", "_log", "_was")
-
-    def __init__(self, file: Path) -> None:
-        self._file = str(file)  # it is looked at after each transaction, and has to be cheap
-        self._log = f"{file}-wal"
-        self._was = self._look()
-
-    @property
-    def has_changed(self) -> bool:
-        """True if one of the two was removed or replaced."""
-        return self._was != self._look()
-
-    def _look(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        return _identity(self._file), _identity(self._log)
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """The device and inode at this path; None if nothing is there."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  the same
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
