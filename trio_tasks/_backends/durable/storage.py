@@ -7,6 +7,7 @@ is :mod:`trio_tasks._backends.durable.engine`.
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -174,6 +175,7 @@ class DurableStorage(
             await self._loop.store_first_limits()
         self._loop.is_open = self._loop.is_usable = True
         self._loop.token = trio.lowlevel.current_trio_token()
+        self._loop.thread = threading.get_ident()
         self._loop.pid = os.getpid()
         await self._stack.enter_async_context(run_shielded(self._loop.run))
         listeners = self._loop.on_wakeup, self._loop.on_finish, self._loop.on_asked
