@@ -45,6 +45,7 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/wall_clock_queue": "the delayed tasks that a set clock concerns; tests/test_ledger.py",
     "_backends/durable/schedules": "the one place that knows how schedules are encoded, as `rows` is for tasks",
+    "_backends/durable/failures": "the errors of an engine, which are not on the way of a task",
     "_backends/file/schedules": "what a journal has beside rows, with a transaction of its own",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_cli/app": "imported only where click and rich are",

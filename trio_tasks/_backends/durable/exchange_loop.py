@@ -19,7 +19,6 @@ import trio
 from outcome import Error, Value
 
 from ..._concurrency.changes import ChangeCount
-from ..._concurrency.exception_groups import is_a
 from ..._concurrency.virtual_time import may_stand_still
 from ..._contracts.minutes import ADDED_AT_ONCE, VALUES
 from ..._contracts.storage_events import Pushed
@@ -28,6 +27,13 @@ from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError
 from ..._tasks.task_id import stored_id
 from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind, new_tuple
+from .failures import (
+    UnforeseenError,
+    as_backend_error,
+    closed_error,
+    copy_error,
+    log_if_unforeseen,
+)
 from .queue import STALE, end_attempts
 from .rows import event_of
 
@@ -152,6 +158,12 @@ class Batch:
             Batch(self.settles[in_settles:], self.pushes[in_pushes:], self.claims[in_claims:], before),
         )
 
+    def answered(
+        self, began_at: float, result: ExchangeResult | BackendError, *, is_refused: bool = False
+    ) -> BatchResult:
+        """Return the requests with the result of their exchange."""
+        return BatchResult(self, began_at, result, is_refused)
+
     def __add__(self, other: Batch) -> Batch:
         return Batch(
             [*self.settles, *other.settles],
@@ -173,12 +185,6 @@ class BatchResult(NamedTuple):
     """The result of the exchange, or the error of the engine."""
     is_refused: bool = False
     """True if the store is well, and the error concerns the one request in the batch."""
-
-
-class UnforeseenError(BackendError):
-    """An error: an engine raised something else than a :class:`BackendError`."""
-
-    is_refusal = True  # this is assumed, since the cause is unknown
 
 
 @final
@@ -597,7 +603,7 @@ class ExchangeLoop:
         """Answer a request that the engine refuses while the store itself works. A queue whose claim is refused is
         asked again for a while; the other queues go on.
         """
-        _log_if_unforeseen(error)
+        log_if_unforeseen(error)
         self._refuse_requests(error, batch.pushes, batch.settles)
         now = trio.current_time()
         for claim, queue, _ in batch.claims:
@@ -637,7 +643,7 @@ class ExchangeLoop:
         first exchange that failed was begun; then settlements and receivers fail, too.
         """
         now = trio.current_time()
-        _log_if_unforeseen(error)
+        log_if_unforeseen(error)
         if self._failing_since is None:
             self._failing_since = began
             log.warning("%s has failed: %s", self._name, error)
@@ -752,17 +758,17 @@ class ExchangeLoop:
         for queue in self.queues.values():
             queue.receivers, waiting = OrderedDict(), queue.receivers
             for receiver in waiting:
-                trio.lowlevel.reschedule(receiver, Error(_closed()))
+                trio.lowlevel.reschedule(receiver, Error(closed_error()))
         self._release_prefetched()
         self.closed, self.is_usable = True, False
         self._pushes, late = [], self._pushes
         for push in late:
-            self._reschedule(push.trio_task, Error(_closed()))
+            self._reschedule(push.trio_task, Error(closed_error()))
         try:
             with log_and_suppress("a storage could not release its prefetched tasks"):
                 await self._with_engine(self._make_last_exchange)
         finally:
-            self._fail_waiters(_closed)
+            self._fail_waiters(closed_error)
             for queue in self.queues.values():
                 queue.events.end()
             await self.engine.aclose()  # noqa: ASYNC102  the caller shields it, and an engine is bounded by itself
@@ -812,25 +818,8 @@ class _EndOfLoop:
             ours.is_final = True
         else:
             ours = as_backend_error(error)
-            _log_if_unforeseen(ours)
+            log_if_unforeseen(ours)
         self._loop.fail(ours)
-
-
-def copy_error(error: BackendError) -> BackendError:
-    """Copy an error, to be raised in another trio task; the original is the cause."""
-    copy = BackendError(str(error))
-    copy.__cause__ = error
-    return copy
-
-
-def _closed() -> trio.ClosedResourceError:
-    return trio.ClosedResourceError("the storage was closed, with its connection")
-
-
-def _log_if_unforeseen(error: BackendError) -> None:
-    """Log the traceback of an error that an engine should not have raised."""
-    if isinstance(error, UnforeseenError):
-        log.error("a storage's engine raised an unexpected error", exc_info=error.__cause__)
 
 
 async def exchange_in_parts(
@@ -861,41 +850,27 @@ async def _exchange_by_halves(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[BatchResult]:
     """Make requests of which the engine refuses at least one, in ever smaller halves."""
-    unasked, answered, refused = [*reversed(batch.halves())], list[BatchResult](), list[BatchResult]()
+    unasked = [*reversed(batch.halves())]
+    answered: list[BatchResult] = []
+    refused: list[BatchResult] = []
     failed: BatchResult | None = None
     while unasked and failed is None:
         current, began_at = unasked.pop(), now()
         with catch_errors() as caught:
-            answered.append(BatchResult(current, began_at, await exchange(current.exchange())))
+            answered.append(current.answered(began_at, await exchange(current.exchange())))
         if caught.error is None:
             continue
         error = as_backend_error(caught.error)
         if not error.is_refusal:
-            failed = BatchResult(sum(reversed(unasked), current), began_at, error)
+            failed = sum(reversed(unasked), current).answered(began_at, error)
         elif current.size > 1:
             unasked += reversed(current.halves())
         else:
-            refused.append(BatchResult(current, began_at, error, is_refused=True))
+            refused.append(current.answered(began_at, error, is_refused=True))
     if not answered and refused and all(isinstance(each.result, UnforeseenError) for each in refused):
         # The engine may be out of order, rather than a request: no other one succeeded.
         last = refused.pop()
         rest = sum([each.batch for each in refused], last.batch)
-        failed = BatchResult(rest if failed is None else rest + failed.batch, last.began_at, last.result)
+        failed = (rest if failed is None else rest + failed.batch).answered(last.began_at, last.result)
         refused = []
     return [*answered, *refused, *([failed] if failed is not None else ())]  # noqa: ASYNC910  an engine is one
-
-
-def as_backend_error(error: BaseException) -> BackendError:
-    """Return the error if it is a BackendError, or an :class:`UnforeseenError` caused by it."""
-    if is_a(error, BackendError):
-        return error
-    ours = UnforeseenError(f"the engine failed: {_describe(error)}")
-    ours.__cause__ = error
-    return ours
-
-
-def _describe(error: BaseException) -> str:
-    """Return the repr of an error, or its class if the repr fails."""
-    with catch_errors():
-        return repr(error)
-    return type(error).__name__
