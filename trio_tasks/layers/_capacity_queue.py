@@ -45,6 +45,11 @@ class CapacityQueue:
         line = self._line.statistics()
         return line.tasks_waiting + line.locked
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no trio task is in the queue."""
+        return not self._line.locked()
+
     async def pass_through(self) -> None:
         """Wait until there is room; the room is still there when this returns. If it is cancelled, it leaves
         the queue.

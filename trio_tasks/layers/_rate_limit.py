@@ -226,16 +226,18 @@ class RateLimit:
         tokens = self._take_reserved(task)
         if tokens is None:
             tokens = self._tokens_for(task)
-            if task.parts in self._admitted:
+            is_first_call = task.parts in self._admitted
+            if is_first_call:
                 self._admitted.discard(task.parts)
                 if tokens.free <= 0:
                     delay = max(0.0, tokens.put_off() - trio.current_time())
                     raise suspension(task, delay, self._reason(tokens))
-            tokens.callers += 1
-            try:
-                await tokens.line.pass_through()
-            finally:
-                tokens.callers -= 1
+            if not (is_first_call and tokens.line.is_empty):  # or other attempts would see this token free meanwhile
+                tokens.callers += 1
+                try:
+                    await tokens.line.pass_through()
+                finally:
+                    tokens.callers -= 1
         tokens.use()
         return await handler(task)
 
