@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from trio_tasks import (
     WorkerContext,
     WorkerReport,
 )
+from trio_tasks.abc import ReceiveNowaitBackend
+from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, RateLimit
 
 
 async def no_op(n: int) -> None:
@@ -63,6 +66,19 @@ class Gate:
         self._opened.set()
 
 
+class QuickGate(Gate):
+    """A gate that can tell at once that it is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        super().__init__(is_open=is_open)
+        self.asked_at_once = 0
+
+    def ready_nowait(self) -> None:
+        self.asked_at_once += 1
+        if not self._opened.is_set():
+            raise trio.WouldBlock
+
+
 class Counting(Gate):
     """A gate that counts attempts; with ``refuses_every_other`` it refuses every other one."""
 
@@ -92,6 +108,35 @@ class Counting(Gate):
         self._left = trio.Event()
 
 
+class QuickCounting(Counting):
+    """A gate that counts attempts, and can tell at once that it is open."""
+
+    def ready_nowait(self) -> None:
+        if len(self.admitted) - len(self.dismissed) >= self.room:
+            raise trio.WouldBlock
+
+
+KINDS_OF_GATE = pytest.mark.parametrize("kind", [Gate, QuickGate])
+KINDS_OF_COUNTING = pytest.mark.parametrize("counting", [Counting, QuickCounting])
+WITH_AND_WITHOUT_GATES = pytest.mark.parametrize(
+    "gates",
+    [(), (QuickGate,), (lambda: ConcurrencyLimit(500), lambda: RateLimit(10**6, per=1), CircuitBreaker)],
+    ids=["no gates", "a gate", "three gates"],
+)
+
+
+Gates = Sequence[Callable[[], Any]]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all trio tasks."""
+
+    taken = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.taken += 1
+
+
 # Slots
 
 
@@ -114,9 +159,10 @@ async def test_no_more_tasks_are_running_than_there_are_slots(
     assert context.report().succeeded == 10
 
 
+@WITH_AND_WITHOUT_GATES
 @pytest.mark.parametrize("slots", [2, 8, 100])
 async def test_every_slot_is_taken_while_there_is_something_to_do(
-    slots: int, autojump_clock: MockClock, nursery: trio.Nursery
+    slots: int, gates: Gates, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[float]()
     for n in range(5 * slots):
@@ -126,7 +172,8 @@ async def test_every_slot_is_taken_while_there_is_something_to_do(
         if seconds:
             await trio.sleep(seconds)
 
-    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots).run)
+    layers = [gate() for gate in gates]
+    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots, layers=layers).run)
     await trio.sleep(5)
     assert len(context.running_tasks) == slots
     nursery.cancel_scope.cancel()
@@ -172,11 +219,12 @@ async def test_no_slot_stays_idle_while_a_task_waits(seed: int, autojump_clock: 
 # Taking turns
 
 
+@WITH_AND_WITHOUT_GATES
 @pytest.mark.parametrize("slots", [1, 8, 300])
-async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(slots: int) -> None:
+async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(slots: int, gates: Gates) -> None:
     """Whatever the number of slots, others wait for one slice and not for as many as there are slots."""
     storage = MemoryStorage[int]()
-    for n in range(100_000):
+    for n in range(10_000 if gates else 100_000):
         storage.push_nowait(n)
     storage.close()
     handled_in_a_turn: list[int] = []
@@ -191,12 +239,59 @@ async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(slots: int) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take_turns)
-        await Worker("w", storage, no_op, concurrency=slots).run()
+        await Worker("w", storage, no_op, concurrency=slots, layers=[gate() for gate in gates]).run()
         nursery.cancel_scope.cancel()
     assert max(handled_in_a_turn) < 2000
 
 
-async def test_a_worker_gives_turns_even_if_time_stands_still(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_gate_that_never_waits_leaves_turns_to_others(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    class Careless(Gate):
+        async def ready(self) -> None:
+            pass
+
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(1000))
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op, layers=[Careless()], concurrency=1).run)
+    for _ in range(10):
+        await trio.lowlevel.checkpoint()
+    context.stop()
+    await context.wait_stopped()
+    assert storage.statistics().succeeded < 100
+
+
+@WITH_AND_WITHOUT_GATES
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_one_slice_takes_many_tasks(slots: int, gates: Gates, autojump_clock: MockClock) -> None:
+    """A gate that can tell at once that it is open costs no checkpoint for each task."""
+    storage, steps = MemoryStorage[int](), Steps()
+    await storage.push_bulk(range(2000))
+    storage.close()
+    trio.lowlevel.add_instrument(steps)
+    await Worker("w", storage, no_op, concurrency=slots, layers=[gate() for gate in gates]).run()
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.taken < 200
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_slots_that_waited_for_tasks_take_many_in_one_slice(slots: int, autojump_clock: MockClock) -> None:
+    """A slot that is told that there are tasks does not hold the gates until it runs."""
+    storage, steps = MemoryStorage[int](), Steps()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Worker("w", storage, no_op, concurrency=slots, layers=[ConcurrencyLimit(500)]).run)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(steps)
+        for n in range(2000):
+            storage.push_nowait(n)
+        storage.close()
+    trio.lowlevel.remove_instrument(steps)
+    assert storage.statistics().succeeded == 2000
+    assert steps.taken < 200
+
+
+@WITH_AND_WITHOUT_GATES
+async def test_a_worker_gives_turns_even_if_time_stands_still(
+    gates: Gates, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     storage = MemoryStorage[int]()
     handled = 0
 
@@ -207,7 +302,8 @@ async def test_a_worker_gives_turns_even_if_time_stands_still(autojump_clock: Mo
             storage.push_nowait(n + 1)
 
     await storage.push(0)
-    context: WorkerContext = await nursery.start(Worker("w", storage, feed_itself).run)
+    layers = [gate() for gate in gates]
+    context: WorkerContext = await nursery.start(Worker("w", storage, feed_itself, layers=layers).run)
     for _ in range(3):
         await trio.lowlevel.checkpoint()
     context.stop()
@@ -215,7 +311,8 @@ async def test_a_worker_gives_turns_even_if_time_stands_still(autojump_clock: Mo
     assert handled < 100_000
 
 
-async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(autojump_clock: MockClock) -> None:
+@WITH_AND_WITHOUT_GATES
+async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(gates: Gates, autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(100_000))
     async with trio.open_nursery() as nursery:
@@ -224,7 +321,7 @@ async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(autojump_cloc
             if n == 10:
                 nursery.cancel_scope.cancel()
 
-        await nursery.start(Worker("w", storage, cancel_at_ten).run)
+        await nursery.start(Worker("w", storage, cancel_at_ten, layers=[gate() for gate in gates]).run)
     counts = storage.statistics()
     assert counts.succeeded + counts.waiting == 100_000
     assert counts.waiting > 50_000
@@ -233,8 +330,9 @@ async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(autojump_cloc
 # Stopping and pausing
 
 
+@WITH_AND_WITHOUT_GATES
 @pytest.mark.parametrize("plain", [False, True], ids=["nowait", "plain"])
-async def test_a_stop_from_a_handler_is_heeded_before_the_next_task(plain: bool) -> None:
+async def test_a_stop_from_a_handler_is_heeded_before_the_next_task(plain: bool, gates: Gates) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(10))
 
@@ -243,14 +341,16 @@ async def test_a_stop_from_a_handler_is_heeded_before_the_next_task(plain: bool)
             context.stop()
 
     backend = Plain(storage) if plain else storage
-    report = await Worker("w", backend, handler, concurrency=1).run()
+    layers = [gate() for gate in gates]
+    report = await Worker("w", backend, handler, concurrency=1, layers=layers).run()
     assert report.succeeded == 4
     assert storage.statistics().waiting == 6
 
 
+@WITH_AND_WITHOUT_GATES
 @pytest.mark.parametrize("plain", [False, True], ids=["nowait", "plain"])
 async def test_a_pause_from_a_handler_is_heeded_before_the_next_task(
-    plain: bool, autojump_clock: MockClock, nursery: trio.Nursery
+    plain: bool, gates: Gates, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(10))
@@ -260,7 +360,8 @@ async def test_a_pause_from_a_handler_is_heeded_before_the_next_task(
             context.pause()
 
     backend = Plain(storage) if plain else storage
-    context: WorkerContext = await nursery.start(Worker("w", backend, handler, concurrency=1).run)
+    layers = [gate() for gate in gates]
+    context: WorkerContext = await nursery.start(Worker("w", backend, handler, concurrency=1, layers=layers).run)
     await trio.sleep(5)
     assert storage.statistics().succeeded == 4
     assert context.is_paused
@@ -367,10 +468,13 @@ async def test_idle_is_said_once_and_only_when_there_is_nothing_to_do(
 # Gates
 
 
-async def test_nothing_is_received_while_a_gate_is_closed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    storage, gate = MemoryStorage[int](), Gate(is_open=False)
+@KINDS_OF_GATE
+async def test_nothing_is_received_while_a_gate_is_closed(
+    kind: type[Gate], autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage, gate = MemoryStorage[int](), kind(is_open=False)
     await storage.push(1)
-    await nursery.start(Worker("w", storage, no_op, layers=[Gate(), gate]).run)
+    await nursery.start(Worker("w", storage, no_op, layers=[kind(), gate]).run)
     await trio.sleep(10)
     assert storage.statistics().waiting == 1
     assert gate.asked == 1  # one slot at a time asks
@@ -380,10 +484,11 @@ async def test_nothing_is_received_while_a_gate_is_closed(autojump_clock: MockCl
     nursery.cancel_scope.cancel()
 
 
+@KINDS_OF_GATE
 async def test_a_worker_that_waits_at_a_gate_can_be_paused_and_stopped(
-    autojump_clock: MockClock, nursery: trio.Nursery
+    kind: type[Gate], autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    storage, gate = MemoryStorage[int](), Gate(is_open=False)
+    storage, gate = MemoryStorage[int](), kind(is_open=False)
     await storage.push(1)
     context: WorkerContext = await nursery.start(Worker("w", storage, no_op, layers=[gate]).run)
     await trio.sleep(1)
@@ -396,8 +501,34 @@ async def test_a_worker_that_waits_at_a_gate_can_be_paused_and_stopped(
     assert storage.statistics().waiting == 1
 
 
-async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(autojump_clock: MockClock) -> None:
-    storage, gate = MemoryStorage[int](), Counting(2)
+async def test_a_gate_is_not_waited_for_while_all_gates_tell_at_once_that_they_are_open(
+    autojump_clock: MockClock,
+) -> None:
+    storage, gates = MemoryStorage[int](), [QuickGate(), QuickGate()]
+    await storage.push_bulk(range(10))
+    await run_all(storage, gates)
+    assert [gate.asked for gate in gates] == [0, 0]
+    assert all(gate.asked_at_once >= 10 for gate in gates)
+    await storage.push_bulk(range(10))
+    slow = Gate()
+    await run_all(storage, [*gates, slow])
+    assert slow.asked >= 10
+
+
+async def run_all(storage: MemoryStorage[int], gates: Sequence[Gate]) -> None:
+    """Run a worker until it is idle."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Worker("w", storage, no_op, layers=gates).run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert storage.statistics().waiting == 0
+
+
+@KINDS_OF_COUNTING
+async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(
+    counting: type[Counting], autojump_clock: MockClock
+) -> None:
+    storage, gate = MemoryStorage[int](), counting(2)
     await storage.push_bulk(range(6))
     storage.close()
     most = 0
@@ -415,8 +546,11 @@ async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(autoju
     assert storage.statistics().waiting == 0
 
 
-async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: MockClock) -> None:
-    storage, generous, refuses_every_other = MemoryStorage[int](), Counting(9), Counting(9, refuses_every_other=True)
+@KINDS_OF_COUNTING
+async def test_a_task_that_is_not_admitted_goes_back_untouched(
+    counting: type[Counting], autojump_clock: MockClock
+) -> None:
+    storage, generous, refuses_every_other = MemoryStorage[int](), counting(9), counting(9, refuses_every_other=True)
     ids = await storage.push_bulk(range(3))
     storage.close()
     attempts: list[int] = []
@@ -432,11 +566,15 @@ async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: M
     assert sorted(generous.admitted) == sorted(generous.dismissed)
 
 
+@KINDS_OF_COUNTING
 @pytest.mark.parametrize("after", [0.0, 0.5])
 async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancelled_meanwhile(
-    after: float, autojump_clock: MockClock
+    counting: type[Counting], after: float, autojump_clock: MockClock
 ) -> None:
-    class Slow(Plain):
+    class Slow(Plain, ReceiveNowaitBackend[int]):
+        def receive_nowait(self) -> Task[int]:
+            return self._storage.receive_nowait()
+
         async def settle(self, task: Task[Any], outcome: Outcome) -> None:
             await trio.sleep(1)
             await super().settle(task, outcome)
@@ -444,17 +582,27 @@ async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancel
     storage = MemoryStorage[int]()
     await storage.push(1)
     with trio.move_on_after(after) as cut:
-        await Worker("w", Slow(storage), no_op, layers=[Counting(9, refuses_every_other=True)]).run()
+        await Worker("w", Slow(storage), no_op, layers=[counting(9, refuses_every_other=True)]).run()
     assert cut.cancelled_caught
     assert storage.statistics().running == 0
     assert storage.statistics().waiting == 1
 
 
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("method", ["ready", "admit", "dismiss"])
+@pytest.mark.parametrize(
+    ("quick", "method"),
+    [
+        (False, "ready"),
+        (False, "admit"),
+        (False, "dismiss"),
+        (True, "ready_nowait"),
+        (True, "admit"),
+        (True, "dismiss"),
+    ],
+)
 @pytest.mark.parametrize("error", [ValueError("no idea"), SystemExit(3), GeneratorExit()], ids=repr)
 async def test_a_gate_that_fails_costs_one_attempt_and_not_the_worker(
-    first: bool, method: str, error: BaseException, caplog: pytest.LogCaptureFixture
+    quick: bool, first: bool, method: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = list[int]()
 
@@ -479,7 +627,14 @@ async def test_a_gate_that_fails_costs_one_attempt_and_not_the_worker(
             if method == "dismiss":
                 fail_once()
 
+    class QuickBroken(Broken):
+        def ready_nowait(self) -> None:
+            if method == "ready_nowait":
+                fail_once()
+
     storage, counting, broken = MemoryStorage[int](), Counting(9), Broken(9)
+    if quick:
+        counting, broken = QuickCounting(9), QuickBroken(9)
     ids = await storage.push_bulk([1, 2, 3])
     storage.close()
     layers = [broken, counting] if first else [counting, broken]
@@ -496,16 +651,22 @@ async def test_a_gate_that_fails_costs_one_attempt_and_not_the_worker(
     assert storage.statistics().running == 0
 
 
-async def test_a_gate_that_always_fails_lets_the_worker_end() -> None:
+@pytest.mark.parametrize("quick", [False, True])
+async def test_a_gate_that_always_fails_lets_the_worker_end(quick: bool) -> None:
     class Broken(Gate):
         async def ready(self) -> None:
             await trio.lowlevel.checkpoint()
             raise SystemExit("no idea")
 
+    class QuickBroken(Gate):
+        def ready_nowait(self) -> None:
+            raise SystemExit("no idea")
+
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(20))
     storage.close()
-    report = await Worker("w", storage, no_op, layers=[Broken()], retry=RetryPolicy(1)).run()
+    gate = QuickBroken() if quick else Broken()
+    report = await Worker("w", storage, no_op, layers=[gate], retry=RetryPolicy(1)).run()
     assert (report.succeeded, report.failed) == (0, 20)
 
 
@@ -533,6 +694,26 @@ async def test_a_backend_that_will_not_have_a_task_back_has_failed(autojump_cloc
             "w", CannotRelease(storage), no_op, layers=[Counting(9, refuses_every_other=True)], settle_timeout=4
         ).run()
     assert trio.current_time() - start == 4
+
+
+async def test_a_worker_that_waits_at_a_shared_gate_is_not_overtaken(nursery: trio.Nursery) -> None:
+    """The first worker has a backlog, and a slice that is not over, when its attempt ends. The second waited first."""
+    storages, begun, shared = [MemoryStorage[str](), MemoryStorage[str]()], list[str](), ConcurrencyLimit(1)
+    both_are_there = trio.Event()
+
+    async def handler(name: str) -> None:
+        begun.append(name)
+        await both_are_there.wait()
+
+    for storage, name in zip(storages, "ab", strict=True):
+        await storage.push_bulk([name] * 20)
+        nursery.start_soon(Worker("w", storage, handler, layers=[shared], concurrency=1).run)
+        await wait_all_tasks_blocked()
+    both_are_there.set()
+    await wait_all_tasks_blocked()
+    assert begun[:2] == ["a", "b"]
+    assert sorted(begun) == ["a"] * 20 + ["b"] * 20
+    nursery.cancel_scope.cancel()
 
 
 # A backend that fails

@@ -37,7 +37,13 @@ from ._contracts.backend import (
     Watch as Watch,
 )
 from ._contracts.deadlines import seconds_to_deadline as seconds_to_deadline
-from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
+from ._contracts.layer import (
+    Admitting as Admitting,
+    Gate as Gate,
+    Handler as Handler,
+    Layer as Layer,
+    NowaitGate as NowaitGate,
+)
 from ._contracts.listing import make_page as make_page
 from ._contracts.metrics import EMPTY_METRICS as EMPTY_METRICS
 from ._contracts.schedules import (

@@ -18,6 +18,7 @@ from . import (
     idle,
     imports,
     latency,
+    layers,
     memory,
     named,
     observing,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "named": named.show,
     "schedules": schedules.show,
     "crowd": crowd.show,
+    "layers": layers.show,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 from trio_tasks.layers._capacity_queue import OPEN, UNKNOWN, CapacityQueue
@@ -55,6 +56,30 @@ async def test_the_first_to_come_is_the_first_to_pass(nursery: trio.Nursery) -> 
         assert capacity.room == 0
     assert capacity.passed == list("abcde")
     assert capacity.queue.waiting == 0
+
+
+async def test_one_that_does_not_wait_overtakes_none(nursery: trio.Nursery) -> None:
+    capacity = Capacity()
+    with pytest.raises(trio.WouldBlock):
+        capacity.queue.pass_nowait()
+    await capacity.enter_all(nursery, "a")
+    capacity.make_room(2)
+    with pytest.raises(trio.WouldBlock):  # a has not run yet
+        capacity.queue.pass_nowait()
+    await trio.testing.wait_all_tasks_blocked()
+    capacity.queue.pass_nowait()
+    assert (capacity.passed, capacity.room, capacity.queue.waiting) == (["a"], 1, 0)
+
+
+async def test_one_that_does_not_wait_passes_from_the_moment_it_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    capacity = Capacity()
+    capacity.opens_at = trio.current_time() + 5
+    with pytest.raises(trio.WouldBlock):
+        capacity.queue.pass_nowait()
+    await trio.sleep(5)
+    capacity.queue.pass_nowait()
 
 
 async def test_one_that_gives_up_leaves_the_queue_to_the_others(nursery: trio.Nursery) -> None:

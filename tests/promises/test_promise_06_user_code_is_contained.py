@@ -332,7 +332,15 @@ class AGate:
             self._trial.explode_at(task)
 
 
+class AQuickGate(AGate):
+    def ready_nowait(self) -> None:
+        if self._method == "ready_nowait":
+            self._trial.explode_once()
+
+
 layer("Gate.ready", lambda trial: AGate("ready", trial))
+layer("NowaitGate.ready", lambda trial: AQuickGate("ready_nowait", trial))
+layer("NowaitGate.ready_nowait", lambda trial: AQuickGate("ready_nowait", trial))
 layer("Admitting.ready", lambda trial: AGate("ready", trial))
 layer("Admitting.admit", lambda trial: AGate("admit", trial))
 layer("Admitting.dismiss", lambda trial: AGate("dismiss", trial), is_harmless=True)

@@ -66,6 +66,24 @@ class Gate(Protocol):
         """
 
 
+@runtime_checkable
+class NowaitGate(Gate, Protocol):
+    """A gate that can tell without waiting that it is open, so that passing it costs a worker neither a checkpoint nor
+    a lock for each task.
+
+    It is optional. The time of a worker is shared out in slices, so attempts that begin without a checkpoint keep
+    nothing else in the program from running. A worker uses it only if all its gates are of this kind.
+    """
+
+    def ready_nowait(self) -> None:
+        """Return if :meth:`ready` would have nothing to wait for; raise ``trio.WouldBlock`` otherwise.
+
+        Raise it too while others wait in :meth:`ready`, or this caller would overtake them. The worker then waits in
+        :meth:`ready` itself. Any other error is what the attempt at the next task fails with.
+        """
+        ...
+
+
 def explanation_by(gate: object) -> str:
     """Return what a gate's ``explain()`` tells, on one line; its repr if it has none, or if that fails."""
     with catch_errors():

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
+from .._concurrency.exception_groups import is_a
 from .._contracts.backend import NowaitBackend, ReceiveNowaitBackend
 from .._contracts.events import Idle
-from .._contracts.layer import Admitting, Gate
+from .._contracts.layer import Admitting, Gate, NowaitGate
 from .._logging import catch_errors, log_and_suppress
 from .._tasks.errors import LeaseLostError
 from .._tasks.outcome import Released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .._contracts.backend import Backend
     from .._contracts.context import IntakeState, WorkerContext
@@ -64,12 +65,21 @@ class Intake:
         self._gates = gates
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
-        self._gate_lock = trio.Lock()
+        self._checks: list[Callable[[], None]] = [gate.ready_nowait for gate in gates if isinstance(gate, NowaitGate)]
+        name = context.name
+        self._dismissals = [
+            (gate.dismiss, log_and_suppress("worker %r: layer %r failed to dismiss a task", name, gate))
+            for gate in self._admitting
+        ]
+        self._is_at_gates = False  # one slot is: it waits at the gates, or beyond them for a task
+        self._behind = trio.lowlevel.ParkingLot()  # the other slots meanwhile
+        self._failure: BaseException | None = None  # of a gate, for the attempt at the next task
         self._unadmitted: set[Task[Any]] = set()  # tasks whose attempt is to fail with the error of a gate
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, ReceiveNowaitBackend):
             self._receive_nowait = backend.receive_nowait
+        self._take_nowait = self._receive_nowait if len(self._checks) == len(gates) else None
         self._slices = TimeSlices(self._state)
         self._uses_slices = isinstance(
             backend, NowaitBackend
@@ -86,13 +96,13 @@ class Intake:
         A stop or a pause cuts the waiting short by cancelling the slot. If that happens in the very step in which a
         task is handed over, the task is returned, and the slot is cancelled: it has to see to that.
         """
-        receive_nowait = self._receive_nowait
-        if receive_nowait is not None and not self._gates:
+        take_nowait = self._take_nowait
+        if take_nowait is not None:
             if self._uses_slices and not self._slices.may_take(slot):
                 await self._slices.wait(slot)
-            if self._state.is_open:
+            if self._state.is_open and (not self._gates or (not self._is_at_gates and self._are_gates_open())):
                 try:
-                    task = receive_nowait()
+                    task = take_nowait()
                 except trio.WouldBlock:
                     pass
                 except trio.EndOfChannel:
@@ -101,7 +111,8 @@ class Intake:
                 else:
                     if self._uses_slices:
                         self._slices.note_taken(slot)
-                    return task  # noqa: ASYNC910  a slot checkpoints when its slice is over, and in the backend
+                    if not self._gates or await self._admit_or_give_back(task, slot):
+                        return task  # noqa: ASYNC910  a slot checkpoints when its slice is over, and in the backend
         self._slices.wake_all()
         return await self._wait(slot)
 
@@ -149,33 +160,40 @@ class Intake:
         """
         if self._listening:  # the slot that looks now has found nothing
             self._emit_if_idle()
-        await self._gate_lock.acquire()
+        has_waited = self._is_at_gates
+        while self._is_at_gates:
+            await self._behind.park()
+        self._is_at_gates = True
         try:
+            if not (has_waited and self._state.is_open):
+                await trio.lowlevel.checkpoint()
             while True:
                 failure = await self._pass_gates()
                 task = await self._receive()
-                if task is None:
-                    return None
-                admitted = False
-                try:
-                    with catch_errors() as caught:
-                        admitted = failure is None and self._admit(task)
-                    failure = caught.error if failure is None else failure
-                    if failure is not None:
-                        self._unadmitted.add(task)
-                        slot.fail_next(failure)
-                        admitted = True
-                finally:
-                    if not admitted:
-                        await self._give_back(task)  # noqa: ASYNC102  it shields itself, within bounds
-                if admitted:
+                if task is None or await self._admit_or_give_back(task, slot, failure):
                     return task
         finally:
-            self._gate_lock.release()
+            # The next slot is not at the gates before it runs: until then, slots whose attempts end take tasks without
+            # waiting for it.
+            self._is_at_gates = False
+            self._behind.unpark()
+
+    def _are_gates_open(self) -> bool:
+        """Return True if a slot may pass all gates without waiting."""
+        with catch_errors() as caught:
+            for ready_nowait in self._checks:
+                ready_nowait()
+        if caught.error is None:
+            return True
+        if not is_a(caught.error, trio.WouldBlock):
+            self._failure = caught.error
+        return False
 
     async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
         """Wait until all gates let an attempt through; return the first error that a gate raised, or None."""
-        failure: BaseException | None = None
+        if self._failure is None and self._take_nowait is not None and self._are_gates_open():
+            return None  # noqa: ASYNC910  the slot has waited for its turn
+        failure, self._failure = self._failure, None
         try:
             for gate in self._gates:
                 self._state.gate = gate
@@ -186,23 +204,45 @@ class Intake:
             self._state.gate = None
         return failure  # noqa: ASYNC910  the same
 
+    async def _admit_or_give_back(  # noqa: ASYNC910  a gate answers at once
+        self, task: Task[Any], slot: Slot, failure: BaseException | None = None
+    ) -> bool:
+        """Ask the gates to admit a task; give it back and return False if they do not. After a ``failure`` of a gate,
+        or if one fails now, the attempt at the task fails with the error.
+        """
+        admitted = False
+        try:
+            with catch_errors() as caught:
+                admitted = failure is None and self._admit(task)
+            failure = caught.error if failure is None else failure
+            if failure is not None:
+                self._unadmitted.add(task)
+                slot.fail_next(failure)
+                admitted = True
+        finally:
+            if not admitted:
+                await self._give_back(task)  # noqa: ASYNC102  it shields itself, within bounds
+        return admitted  # noqa: ASYNC910  the same
+
     def _admit(self, task: Task[Any]) -> bool:
         """Ask all gates that count attempts to admit the task; return True if all do, otherwise undo."""
-        admitted: list[Admitting] = []
-        try:
-            for gate in self._admitting:
-                if not gate.admit(task):
-                    return False
-                admitted.append(gate)
-        finally:
-            if len(admitted) < len(self._admitting):
-                for gate in admitted:
-                    self._dismiss_from(gate, task)
+        for count, gate in enumerate(self._admitting):
+            admitted = False
+            try:
+                admitted = gate.admit(task)
+            finally:
+                if not admitted:
+                    self._dismiss(task, self._dismissals[:count])
+            if not admitted:
+                return False
         return True
 
-    def _dismiss_from(self, gate: Admitting, task: Task[Any]) -> None:
-        with log_and_suppress("worker %r: layer %r failed to dismiss a task", self._context.name, gate):
-            gate.dismiss(task)
+    def _dismiss(
+        self, task: Task[Any], dismissals: Iterable[tuple[Callable[[Task[Any]], None], log_and_suppress]]
+    ) -> None:
+        for dismiss, contained in dismissals:
+            with contained:
+                dismiss(task)
 
     async def _give_back(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
         self._context.idle = False
@@ -214,8 +254,7 @@ class Intake:
         if task in self._unadmitted:
             self._unadmitted.discard(task)
             return
-        for gate in self._admitting:
-            self._dismiss_from(gate, task)
+        self._dismiss(task, self._dismissals)
 
 
 @final

@@ -59,6 +59,11 @@ class CapacityQueue:
                 with trio.move_on_at(moment):
                     await self._first.park()
 
+    def pass_nowait(self) -> None:
+        """Return if there is room, and none waits for it; otherwise raise ``trio.WouldBlock``."""
+        if self._line.locked() or ((moment := self._opens_at()) != OPEN and moment > trio.current_time()):
+            raise trio.WouldBlock
+
     def wake_first(self) -> None:
         """Make the first trio task in the queue ask ``opens_at`` again, since the answer may have changed."""
         self._first.unpark_all()

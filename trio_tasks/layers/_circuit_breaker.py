@@ -233,6 +233,10 @@ class CircuitBreaker:
         """Wait until an attempt would be let through."""
         await self._line.pass_through()
 
+    def ready_nowait(self) -> None:
+        """Return if an attempt would be let through at once; otherwise raise ``trio.WouldBlock``."""
+        self._line.pass_nowait()
+
     def admit(self, task: Task[Any]) -> bool:
         """Let this task through if an attempt may begin now; while half-open, it then counts as a trial."""
         state = self._begin()

@@ -176,6 +176,11 @@ class ConcurrencyLimit:
         else:
             await trio.lowlevel.checkpoint()
 
+    def ready_nowait(self) -> None:
+        """Return if a permit is free and no caller waits for one, or with a key; else raise ``trio.WouldBlock``."""
+        if self._key is None:
+            self._permits_of(_EVERYTHING).line.pass_nowait()
+
     def admit(self, task: Task[Any]) -> bool:
         """Take a permit for this task; False if none is free. With a key, always return True, since the attempt is
         suspended if it has to wait.

@@ -179,6 +179,11 @@ class RateLimit:
         else:
             await trio.lowlevel.checkpoint()
 
+    def ready_nowait(self) -> None:
+        """Return if a token is free and no caller waits for one, or with a key; else raise ``trio.WouldBlock``."""
+        if self._key is None:
+            self._all.line.pass_nowait()
+
     def admit(self, task: Task[Any]) -> bool:
         """Reserve a token for this task; False if none is free. With a key, always return True, since the attempt is
         suspended if it has to wait.
