@@ -247,7 +247,7 @@ async def test_a_push_wakes_others_only_if_it_leaves_them_a_task(
         assert sent == [News.CHANGED, News.FINISHED, News.CHANGED]
 
 
-async def test_who_waits_for_another_process_hears_what_it_has_finished(tmp_path: Path) -> None:
+async def test_one_that_waits_for_another_process_hears_what_it_has_finished(tmp_path: Path) -> None:
     """A result, the end of a queue, and a place under a limit."""
     path = tmp_path / "tasks.db"
     options: Any = {"poll_interval": 3600.0, "lease": 3600.0}
