@@ -137,6 +137,15 @@ MUTATIONS = [
         ("calls",),
     ),
     Mutation(
+        "call-does-not-reach-another-process",
+        1,
+        "a call that is cancelled leaves an attempt in another process alone, and waits for it within its bound",
+        "_backends/durable/queue.py",
+        "    for claim in renewal.withdrawn:\n",
+        "    for claim in ():\n",
+        ("calls of processes",),
+    ),
+    Mutation(
         "withdrawn-task-is-a-dead-letter",
         2,
         "a task whose call was cancelled is a dead letter when its worker puts it back, in SQLite",

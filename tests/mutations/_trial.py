@@ -26,6 +26,7 @@ _SECONDS = 300.0
 
 BY_TESTS = {
     "calls": ["tests/storages/test_calls.py"],
+    "calls of processes": ["tests/storages/test_calls_across_processes.py"],
     "cuts": ["tests/cuts"],
     "deadlines": ["tests/storages/test_deadlines.py"],
     "events": ["tests/storages/test_storage_events.py"],

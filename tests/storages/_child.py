@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -101,28 +102,29 @@ async def be_busy(path: Path) -> None:
                 await storage.push(0.001)
 
 
-async def work_for_calls(path: Path) -> None:
-    """Work, and append to a file beside the store when an attempt begins, and when it has ended."""
+async def work_for_calls(path: Path, lease: str) -> None:
+    """Work; say when an attempt begins, and append to a file beside the store when it does, and when it has ended."""
 
     def note(word: str, task: Task[float]) -> None:
         with path.with_suffix(".notes").open("a") as file:
-            file.write(f"{word} {task.parts.id}\n")
+            file.write(f"{word} {task.parts.id} {time.monotonic()}\n")
 
     async def handler(task: Task[float]) -> str:
         note("begins", task)
+        say("begins", task.parts.id)
         try:
             await trio.sleep(task.args)
             return "slept"
         finally:
             with trio.CancelScope(shield=True):
-                await trio.sleep(0.01)
+                await trio.sleep(0.002)
             note("ended", task)
 
     async def hear_meanwhile() -> str:
         say("works")
         return await hear()
 
-    async with open_storage(path, lease=NEVER, poll_interval=NEVER) as storage:
+    async with open_storage(path, lease=float(lease), poll_interval=NEVER) as storage:
         await Worker("called", storage, handler, concurrency=1).run_until(hear_meanwhile)
 
 

@@ -1,13 +1,11 @@
-"""Tests of calls: their results, and what a cancellation ends, here and in another process."""
+"""Tests of calls in one process: their results, and what a cancellation ends."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +27,6 @@ from trio_tasks import (
 )
 from trio_tasks._contracts.calls import SETTLE_TIMEOUT, USUAL_LEASE
 from trio_tasks.testing import Cut, explore_cancellations
-
-from tests.storages import _child as programs
-from tests.storages._child import NEVER, child, open_storage
 
 LEASE = 20.0
 ONE_ATTEMPT = RetryPolicy(attempts=1)
@@ -327,33 +322,3 @@ async def test_a_call_on_a_storage_that_is_closed_whole_raises(kind: str, autoju
         nursery.start_soon(call)
         await trio.sleep(1)
         await storage.aclose()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="its console is another")
-@pytest.mark.real
-async def test_a_call_that_is_cancelled_here_has_ended_there(tmp_path: Path) -> None:
-    """After any number of steps: while it is pushed, while it waits, while it runs there."""
-    path = tmp_path / "tasks.db"
-
-    def notes() -> list[str]:
-        file = path.with_suffix(".notes")
-        return file.read_text().splitlines() if file.exists() else []
-
-    async with child(programs.work_for_calls, path) as worker:
-        async with open_storage(path, lease=60.0, poll_interval=NEVER) as storage:
-            assert await worker.hear_of("works")
-            assert await storage.call(0.0) == "slept"
-            for steps in [*range(12), *range(20, 400, 60)]:
-                with trio.fail_after(60 + SETTLE_TIMEOUT):
-                    async with trio.open_nursery() as callers:
-                        callers.start_soon(partial(storage.call, 3600.0, id=f"after {steps}"))
-                        for _ in range(steps):
-                            await trio.sleep(0.0005)
-                        callers.cancel_scope.cancel()
-                assert len([line for line in notes() if line.startswith("begins")]) == len(
-                    [line for line in notes() if line.startswith("ended")]
-                )
-                assert await storage.fetch_by_id(f"after {steps}") is None
-            assert any("after" in line for line in notes()), "none was under way"
-            await nothing_is_left(storage)
-            await worker.tell("stop")
