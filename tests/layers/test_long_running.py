@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import sys
@@ -180,6 +181,135 @@ async def test_a_shutdown_names_the_line_of_the_handler(
     report = context.report()
     assert report.released == 1
     assert [each.where.partition(" in ")[2] for each in report.interrupted] == ["stuck: await trio.sleep(seconds)"]
+
+
+async def run_in_worker(layer: LongRunning, handler: Any, *args: float, concurrency: int = 10) -> list[Any]:
+    """Run a worker with the layer until it has finished all tasks; return the ids."""
+    storage = MemoryStorage[float]()
+    ids = await storage.push_bulk(args)
+    storage.close()
+    await Worker("w", storage, handler, layers=[layer], concurrency=concurrency).run()
+    return ids
+
+
+async def test_in_a_worker_each_attempt_is_named_at_its_own_times(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = list[tuple[float, str]]()
+    layer = LongRunning(10)
+
+    async def handler(task: Task[float]) -> None:
+        await trio.sleep(task.args)
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append((trio.current_time(), record.getMessage()))
+
+    noting = Noting()
+    logging.getLogger("trio_tasks").addHandler(noting)
+    try:
+        async with trio.open_nursery() as nursery:
+            for start in (0, 3, 8):  # three workers share the layer
+                nursery.start_soon(run_in_worker, layer, handler, 9.0, 21.0)
+                await trio.sleep(start)
+        for _ in range(2):  # after the workers, a new one
+            await run_in_worker(layer, handler, 5.0, 11.0, concurrency=1)
+    finally:
+        logging.getLogger("trio_tasks").removeHandler(noting)
+    assert [at for at, _ in said] == [10, 10, 13, 20, 20, 23, *(24 + 5 + 10, 24 + 16 + 5 + 10)]
+    assert [text.partition("after ")[2] for _, text in said] == ["10 s", "10 s", "10 s", "20 s", "20 s", "20 s"] + [
+        "10 s"
+    ] * 2
+
+
+async def test_in_a_worker_that_was_idle_an_attempt_is_named(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    async def handler(task: Task[float]) -> None:
+        await trio.sleep(task.args)
+
+    storage = MemoryStorage[float]()
+    await nursery.start(Worker("w", storage, handler, layers=[LongRunning(10)]).run)
+    for seconds in (1.0, 15.0):
+        await storage.push(seconds)
+        await trio.sleep(40)
+    assert [each.partition("after ")[2] for each in warnings(caplog)] == ["10 s"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_in_a_worker_a_cleanup_that_takes_long_is_named(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def tidy(task: Task[float]) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(task.args)
+
+    with trio.move_on_after(5):
+        await run_in_worker(LongRunning(10), tidy, 35.0)
+    assert trio.current_time() == 35
+    named = [each for each in warnings(caplog) if "is still running, after" in each]
+    assert [each.partition("after ")[2] for each in named] == ["10 s", "20 s", "30 s"]
+
+
+async def test_in_a_worker_an_attempt_that_blocks_the_event_loop_is_named_afterwards(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def block(task: Task[float]) -> None:
+        autojump_clock.jump(task.args)
+
+    ids = await run_in_worker(LongRunning(10), block, 1.0, 45.0, 1.0)
+    assert [each for each in warnings(caplog) if "the last" in each] == [
+        f"task {ids[1]} ran for 45 s, the last 45 s of them without letting another trio task run"
+    ]
+
+
+async def test_in_a_worker_the_log_sees_the_context_variables_of_the_attempt(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    heard = list[str]()
+
+    async def set_it(handler: Any, task: Task[float]) -> Any:
+        token = variable.set(f"of {task.args:g}")
+        try:
+            return await handler(task)
+        finally:
+            variable.reset(token)
+
+    async def handler(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    def listen(context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Custom):
+            heard.append(variable.get())
+
+    storage = MemoryStorage[float]()
+    await storage.push_bulk([15.0, 25.0])
+    storage.close()
+    await Worker("w", storage, handler, layers=[set_it, LongRunning(10)], on_event=listen).run()
+    assert heard == ["of 15", "of 25", "of 25"]
+
+
+async def test_in_a_worker_one_watcher_watches_all_attempts(autojump_clock: trio.testing.MockClock) -> None:
+    class Tasks(trio.abc.Instrument):
+        spawned = steps = 0
+
+        def task_spawned(self, task: trio.lowlevel.Task) -> None:
+            self.spawned += 1
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.steps += 1
+
+    async def no_op(n: float) -> None:
+        pass
+
+    counted = Tasks()
+    trio.lowlevel.add_instrument(counted)
+    await run_in_worker(LongRunning(10), no_op, *[0.0] * 1000)
+    trio.lowlevel.remove_instrument(counted)
+    assert counted.spawned < 100
+    assert counted.steps < 300
+    assert trio.current_time() == 0, "nothing waits for a watcher"
 
 
 @pytest.mark.parametrize("maximum", [0, -1, math.nan, math.inf])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, final
 
 import trio
 
@@ -40,3 +40,46 @@ async def run_shielded(async_fn: Callable[..., Awaitable[object]], *args: Any) -
             yield
         finally:
             scope.cancel()
+
+
+@final
+class Background:
+    """Functions that run in the background of a block, shielded as :func:`run_shielded` has it; see
+    :func:`open_background`.
+
+    Args:
+      nursery: the nursery around the block.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._scopes: list[trio.CancelScope] = []
+
+    def start(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run ``async_fn(*args)`` until it returns, or the block ends."""
+        scope = trio.CancelScope(shield=True)
+        self._scopes.append(scope)
+        self._nursery.start_soon(self._run, scope, async_fn, args)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(
+        self, scope: trio.CancelScope, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    ) -> None:
+        with scope:
+            await async_fn(*args)
+
+    def end(self) -> None:
+        """Cancel all of them."""
+        for scope in self._scopes:
+            scope.cancel()
+
+
+@asynccontextmanager
+async def open_background() -> AsyncGenerator[Background, None]:
+    """Open a background for the block: what is started in it is cancelled when the block ends."""
+    async with trio.open_nursery() as nursery:
+        background = Background(nursery)
+        try:
+            yield background
+        finally:
+            background.end()

@@ -26,6 +26,7 @@ from .report import WorkerReport
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from .._concurrency.background import Background
     from .._tasks.outcome import Outcome
     from .._tasks.task_id import TaskId
     from .attempt_log import AttemptLog
@@ -100,6 +101,8 @@ class WorkerContext:
         self.attempt_log = attempt_log
         self.named: set[str] = set()
         """The ids of the running tasks that the log has named, since their attempts go on after a cancellation."""
+        self.background: Background | None = None
+        """The background of the attempts, for layers: it goes on while attempts clean up after a cancellation."""
         self._tracked: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = trio.Event()
@@ -311,14 +314,15 @@ class WorkerContext:
 
     # For the worker alone
 
-    def opened(self, tracked: trio.Nursery) -> None:
-        """Note that the run begins; tracked functions run in this nursery."""
+    def opened(self, tracked: trio.Nursery, background: Background) -> None:
+        """Note that the run begins; tracked functions run in this nursery, what layers start in this background."""
+        self.background = background
         self._token = trio.lowlevel.current_trio_token()
         self._tracked = tracked
 
     def ended(self) -> None:
         """Note that the run is over."""
-        self._tracked = None
+        self._tracked = self.background = None
         self.intake_state.close()
         self._stopped.set()
 

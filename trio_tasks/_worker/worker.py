@@ -12,7 +12,7 @@ import trio
 
 from .._backends.channel import as_backend
 from .._checks import check_callable, check_count, check_name, check_seconds, check_several, check_unicode
-from .._concurrency.background import run_and_cancelling, run_shielded
+from .._concurrency.background import open_background, run_and_cancelling, run_shielded
 from .._concurrency.exception_groups import leaves, unnested
 from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
 from .._contracts.backend import Feeder, Metrics, RegisterWorker
@@ -283,8 +283,9 @@ class Worker(Generic[A, R]):
             return Slot(context, source, backend, self._stack, self.retry, self.settle_timeout)
 
         async with self._resources(context), run_shielded(self._beat, context), log_stuck_attempts(context):
-            async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
-                context.opened(tracked)
+            # Tracked: what handlers started to outlive their attempts.
+            async with open_background() as background, trio.open_nursery() as tracked:
+                context.opened(tracked, background)
                 async with self._registered(context), run_and_cancelling(self._feed, context):
                     await Slots(context, intake, make_slot, self.lend, self._lending_gates).run(task_status)
 

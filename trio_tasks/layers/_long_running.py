@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -9,6 +10,7 @@ import outcome
 import trio
 
 from .._checks import check_seconds
+from .._concurrency.background import open_background
 from .._contracts.context import WorkerContext
 from .._contracts.events import Custom
 from .._logging import log, passes_through
@@ -50,20 +52,50 @@ class LongRunning:
     What the attempt raises comes out as it is. A cancelled attempt is logged for as long as it cleans up.
     """
 
-    __slots__ = ("maximum",)
+    __slots__ = ("_watchers", "maximum")
 
     def __init__(self, maximum: float) -> None:
         self.maximum = check_seconds(maximum, "maximum", positive=True)
+        self._watchers: dict[WorkerContext, _Watcher] = {}  # of runs that have begun an attempt
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, with a timer beside it that logs warnings."""
+        """Run the attempt. A watcher, which is one for all attempts of a worker, logs warnings meanwhile."""
+        watcher = self._watcher_in(getattr(task.parts.holder, "context", None))
+        if watcher is None:
+            return await self._run_beside_a_watcher(handler, task)
         watch = _Watch(task, self.maximum)
+        watcher.add(watch)
+        try:
+            return await handler(task)
+        finally:
+            watcher.discard(watch)
+            watch.end()
+
+    def _watcher_in(self, context: WorkerContext | None) -> _Watcher | None:
+        """Return the watcher of the worker's run, which is started for the first attempt; None without a worker."""
+        watcher = None if context is None else self._watchers.get(context)
+        if watcher is None and context is not None and context.background is not None:
+            watcher = self._watchers[context] = _Watcher()
+            context.background.start(self._watch, context, watcher)
+        return watcher
+
+    async def _watch(self, context: WorkerContext, watcher: _Watcher) -> None:
+        try:
+            await watcher.run()
+        finally:
+            del self._watchers[context]
+
+    async def _run_beside_a_watcher(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt without a worker, beside a watcher of its own."""
+        watcher, watch = _Watcher(), _Watch(task, self.maximum)
         ended: outcome.Value[R] | outcome.Error | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch.keep)
+        async with open_background() as background:
+            background.start(watcher.run)
+            watcher.add(watch)
             try:
                 ended = await _captured(handler, task)
             finally:
+                watcher.discard(watch)
                 watch.end()
         assert ended is not None
         return ended.unwrap()
@@ -86,27 +118,22 @@ async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] |
 
 @final
 class _Watch:
-    """The timer that watches one attempt. A cancellation does not end it: the attempt may take long to clean up."""
+    """An attempt that is watched, with the time at which it is to be logged next."""
 
-    __slots__ = ("_due", "_interval", "_scope", "_started", "_task", "_told")
+    __slots__ = ("_interval", "_started", "_task", "_told", "context", "due")
 
     def __init__(self, task: Task[Any], interval: float) -> None:
         self._task = task
         self._interval = interval
         self._started = self._told = trio.current_time()
-        self._due = self._started + interval
-        self._scope = trio.CancelScope(shield=True)
+        self.due = self._started + interval
+        self.context = copy_context()
+        """The context variables of the attempt when it began: filters of the log and listeners see them."""
 
-    async def keep(self) -> None:
-        """Log the attempt each time it has lasted another interval."""
-        with self._scope:
-            while True:
-                await trio.sleep_until(self._due)
-                self._tell()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Log that the attempt is still running."""
         self._told = trio.current_time()
-        self._due = self._told + self._interval
+        self.due = self._told + self._interval
         seconds = self._told - self._started
         log.warning("task %s is still running, after %.3g s", escaped(self._task.parts.id), seconds)
         try:
@@ -116,15 +143,53 @@ class _Watch:
         context.emit(Custom(StillRunning(self._task, seconds)))
 
     def end(self) -> None:
-        """Stop the timer, since the attempt has ended. If the timer is late by more than a tenth of
-        the interval, the attempt has blocked the event loop: log that.
+        """Note that the attempt has ended. If it should have been logged a tenth of the interval ago and was not, it
+        has blocked the event loop: log that.
         """
-        self._scope.cancel()
         now = trio.current_time()
-        if now - self._due > self._interval / 10:
+        if now - self.due > self._interval / 10:
             log.warning(
                 "task %s ran for %.3g s, the last %.3g s of them without letting another trio task run",
                 escaped(self._task.parts.id),
                 now - self._started,
                 now - self._told,
             )
+
+
+@final
+class _Watcher:
+    """The watcher of attempts that have one interval. A cancellation does not end it: an attempt may take long to clean
+    up.
+
+    It sleeps until the first of them is to be logged. If that one has ended by then, it sleeps again: so an attempt
+    that begins and ends wakes nothing.
+    """
+
+    __slots__ = ("_asleep", "_watches")
+
+    def __init__(self) -> None:
+        self._watches: dict[_Watch, None] = {}  # in the order in which they are due, since the interval is the same
+        self._asleep = trio.lowlevel.ParkingLot()  # where it is while there is nothing to watch
+
+    def add(self, watch: _Watch) -> None:
+        """Watch this attempt."""
+        self._watches[watch] = None
+        if self._asleep:
+            self._asleep.unpark()
+
+    def discard(self, watch: _Watch) -> None:
+        """Watch this attempt no longer."""
+        self._watches.pop(watch, None)
+
+    async def run(self) -> None:
+        """Log each attempt each time it has lasted another interval."""
+        while True:
+            first = next(iter(self._watches), None)
+            if first is None:
+                await self._asleep.park()
+            elif trio.current_time() < first.due:
+                await trio.sleep_until(first.due)
+            else:
+                self._watches[first] = self._watches.pop(first)
+                first.context.run(first.tell)
+                await trio.lowlevel.checkpoint()
