@@ -45,8 +45,8 @@ MAY_IMPORT: dict[str, str] = {
 }
 ENGINES = ("_backends/sqlite/*", "_backends/file/*")
 MAY_NAME_ENGINES = ("__init__", "_backends/urls")  # outside of them; for types, or in a function, only
-WITHOUT_TRIO = ("_tasks/*", "_codecs/*", "_backends/ledger")  # when they run
-WITHOUT_AWAIT = ("_backends/ledger",)
+WITHOUT_TRIO = ("_tasks/*", "_codecs/*", "_backends/ledger", "_backends/ledger_reader")  # when they run
+WITHOUT_AWAIT = ("_backends/ledger", "_backends/ledger_reader")
 TRIO = {"trio", "trio_util"}
 
 

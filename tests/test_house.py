@@ -68,7 +68,6 @@ SMALL_MODULES: dict[str, str] = {
 LONGEST_FUNCTION = 50  # its docstring not counted
 FUNCTION_NEEDS_A_REASON = 40  # lines from which a function is listed here, with the reason
 LONG_FUNCTIONS: dict[tuple[str, str], str] = {
-    ("trio_tasks/_backends/ledger.py", "__init__"): "the fields of one state, as in queue.py",
     ("trio_tasks/_backends/durable/queue.py", "__init__"): "the fields of one state, a line each",
     ("trio_tasks/_backends/file/engine.py", "open"): "undoes each step of opening if a later one fails",
     ("trio_tasks/testing/_conformance/rules_facts.py", "a_failed_attempt_tells_all"): "one rule, told in order",

@@ -691,7 +691,7 @@ def test_a_waiting_task_can_be_rescheduled_either_way() -> None:
     assert found is not None
     assert found.parts.run_at == NOON + timedelta(seconds=20)
     assert timed.ledger.next_due == 20
-    (at_once,) = [task for task in timed.ledger.tasks() if task.parts.id == "b"]
+    (at_once,) = [task for task in timed.ledger.reader.tasks() if task.parts.id == "b"]
     assert at_once.parts.run_at in (None, NOON), "it does not say any more that it waits for a time to come"
     assert timed.take_ids() == ["b"]
     timed.now = 10
@@ -829,14 +829,14 @@ def test_all_are_listed_once_wherever_they_are() -> None:
     timed.take_one()
     timed.push("delayed", delay=5)
     timed.push("waiting")
-    assert {task.parts.id: task.parts.status for task in timed.ledger.tasks()} == {
+    assert {task.parts.id: task.parts.status for task in timed.ledger.reader.tasks()} == {
         "done": Status.Done,
         "failed": Status.Failed,
         "running": Status.Running,
         "delayed": Status.Pending,
         "waiting": Status.Pending,
     }
-    assert len(list(timed.ledger.tasks())) == 5
+    assert len(list(timed.ledger.reader.tasks())) == 5
 
 
 # Any program at all, beside a model of lists that are searched through
@@ -1093,8 +1093,8 @@ class LedgerAndModel:
     # What holds at any time
 
     def each_task_is_in_one_place(self) -> None:
-        known = {str(task.parts.id): task for task in self.ledger.tasks()}
-        assert len(list(self.ledger.tasks())) == len(known)
+        known = {str(task.parts.id): task for task in self.ledger.reader.tasks()}
+        assert len(list(self.ledger.reader.tasks())) == len(known)
         assert sorted(known) == sorted(each.id for each in self.records)
         for record in self.records:
             task = known[record.id]

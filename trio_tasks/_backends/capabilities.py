@@ -166,7 +166,7 @@ class LedgerCapabilities(
         return None if task is None else self._shown(task)
 
     def _shown(self, task: Task[A]) -> Task[A]:
-        return self._ledger_holder.ledger.shown(task)
+        return self._ledger_holder.ledger.reader.shown(task)
 
     @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
@@ -370,7 +370,7 @@ class LedgerCapabilities(
             while request is not None:
                 await trio.lowlevel.checkpoint()
                 self._ledger_holder.expire()
-                found = self._ledger_holder.ledger.search(request, trio.current_time())
+                found = self._ledger_holder.ledger.reader.search(request, trio.current_time())
                 new = [task.parts.id for task in found.rows if task.parts.id not in seen]
                 seen.update(new)
                 number += sum(map(change, new))
@@ -403,7 +403,7 @@ class LedgerCapabilities(
         request = PageRequest.of(status, filters, newest_first=newest_first, after=after, limit=limit)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        found = self._ledger_holder.ledger.search(request, trio.current_time())
+        found = self._ledger_holder.ledger.reader.search(request, trio.current_time())
         return request.page(Found([self._shown(each) for each in found.rows], found.next, found.is_partial))
 
     @trio.lowlevel.enable_ki_protection
@@ -441,7 +441,7 @@ class LedgerCapabilities(
         ledger = self._ledger_holder.ledger
         if ledger.find(task_id) is None:
             raise UnknownTaskError(task_id)
-        return ledger.progress_of(task_id)
+        return ledger.reader.progress_of(task_id)
 
     async def metrics(self) -> QueueMetrics:
         """Return the counters of the queue: tasks in all since it was made, by outcome, and at present, by state."""

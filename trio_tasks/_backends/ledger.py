@@ -11,15 +11,14 @@ import math
 from collections import deque
 from dataclasses import replace
 from heapq import heappop, heappush
-from itertools import count, takewhile
+from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import WALL_CLOCK, wall_after
 from .._contracts.groups import QueueLimits
-from .._contracts.listing import Position, find_page
-from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
+from .._contracts.metrics import Balance, QueueMetrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
-from .._contracts.states import COUNTERS, KeyChange
+from .._contracts.states import KeyChange
 from .._contracts.storage_events import Cancelled, DeadlinePassed, Expired, Replaced
 from .._printing import escaped, quoted
 from .._tasks.errors import (
@@ -35,16 +34,16 @@ from .._tasks.errors import (
 )
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import USUAL_TERMS, Task, attempt_number, check_ends, end_attempt, failed_attempt
-from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
+from .._tasks.task_info import NOTHING_KNOWN
+from .ledger_reader import LedgerReader, LedgerTables
 from .ready_queue import DelayQueue, KeyedQueue, ReadyQueue, first_moment
 from .unique_keys import UniqueKeys
 from .wall_clock_queue import WallClockQueue, later
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from .._contracts.event_readers import EventReaders
-    from .._contracts.listing import Found, PageRequest
     from .._tasks.extensions import Metadata
     from .._tasks.limits import Limits
     from .._tasks.outcome import Ending, Outcome
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-_SECTIONS = (Status.Pending, Status.Pending, Status.Running, Status.Done, Status.Failed, Status.Killed)
-"""The sections of a list of all tasks, by the status of the tasks in each."""
-_READY, _DELAYED, _RUNNING, _DONE = range(4)
 _TAKEN, _SUCCEEDED = Status.Running, Status.Done
 """The statuses that each task comes to have: to look one up in an Enum costs as much as ten assignments."""
 
@@ -81,7 +77,6 @@ class Ledger(Generic[A]):
     __slots__ = (
         "_aborted",
         "_dead",
-        "_dead_failed",
         "_delayed",
         "_done",
         "_expiring",
@@ -91,7 +86,6 @@ class Ledger(Generic[A]):
         "_line_of",
         "_live",
         "_not_before",
-        "_numbers",
         "_oldest",
         "_on_finish",
         "_ready",
@@ -99,6 +93,7 @@ class Ledger(Generic[A]):
         "_start_by",
         "_successors",
         "_suspended",
+        "_tables",
         "_tiebreak",
         "_traceback_of",
         "_wall",
@@ -107,6 +102,7 @@ class Ledger(Generic[A]):
         "events",
         "keyed",
         "limits",
+        "reader",
         "tally",
     )
 
@@ -127,6 +123,10 @@ class Ledger(Generic[A]):
         """Those that are told of tasks which are killed while they wait; set by a holder that has such readers."""
         self.clock = WALL_CLOCK
         """The clock for what is told of tasks; the holder sets it for each run of trio."""
+        tables = self._tables = LedgerTables[A]()  # the hot path has them as attributes
+        self._live, self._running, self.counts = tables.live, tables.running, tables.counts
+        self._not_before, self._start_by, self._suspended = tables.due, tables.ends, tables.suspended
+        self._done, self._dead, self._infos = tables.done, tables.dead, tables.infos
         self._ready: ReadyQueue[A] | KeyedQueue[A] = ReadyQueue()
         self.keyed: KeyedQueue[A] | None = None
         """The ready tasks, once a task has a key, or there are limits."""
@@ -135,25 +135,16 @@ class Ledger(Generic[A]):
         self._delayed: DelayQueue[A] = DelayQueue()
         self._wall: WallClockQueue[A] = WallClockQueue(is_virtual)
         self._tiebreak = count()
-        self._live: dict[str, Task[A]] = {}  # all unfinished tasks: ready, delayed or running
-        self._running: dict[str, Parts] = {}
-        self._numbers: dict[Parts, int] = {}  # the positions of running tasks that were listed
-        self._not_before: dict[str, float] = {}  # the time at which each delayed task is due
         self._successors: dict[str, TaskId] = {}  # the newer task's id, for running tasks that were replaced
         self._keys = UniqueKeys()
-        self._suspended: dict[str, str] = {}  # the reasons of suspended tasks that are delayed
-        self._start_by: dict[str, float] = {}  # the time at which each task that waits expires, or its deadline is over
         self._expiring: list[tuple[float, str]] = []  # a heap of these times, with stale entries
         self._aborted: dict[
             str, str | None
         ] = {}  # why running tasks are killed when their attempts end; None: forgotten
-        self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
-        self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # the task, its outcome, its worker
         self._oldest: deque[tuple[str, int]] = deque()  # the next of these to be forgotten, with their positions
-        self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
         self.tally = Tally(MOST_IN_MEMORY)
-        self._dead_failed = 0  # the number of dead letters that failed; the others were killed
-        self.counts = dict.fromkeys(COUNTERS, 0)
+        self.reader = LedgerReader(tables, lambda: self._ready, self._tiebreak.__next__)
+        """The ledger as it is looked at."""
 
     def seconds(self) -> float:
         """Return the time for what is told of tasks, in seconds since the epoch."""
@@ -286,7 +277,7 @@ class Ledger(Generic[A]):
 
     def _use_keys(self) -> None:
         """Let keys take turns from now on, and limits hold."""
-        ready = filter(self._is_ready, self._ready)
+        ready = filter(self.reader.is_ready, self._ready)
         self._ready = self.keyed = KeyedQueue(self.limits, self._running, ready)
 
     def set_limits(self, limits: Limits | None, key: str | None) -> None:
@@ -507,7 +498,7 @@ class Ledger(Generic[A]):
         self.counts[counter] += 1
         parts.position = self.counts[counter]
         self._dead[task_id] = task, outcome
-        self._dead_failed += has_failed
+        self._tables.dead_failed += has_failed
         if attempt is not None:
             self._note_failure(parts, outcome)
         else:
@@ -643,7 +634,7 @@ class Ledger(Generic[A]):
             del self._dead[task_id]
         elif task_id in self._infos:  # an error of an attempt before the one that succeeded
             self._infos[task_id] = replace(self._infos[task_id], error=None)
-        self._dead_failed -= isinstance(finished[1], Failed)
+        self._tables.dead_failed -= isinstance(finished[1], Failed)
         self.enter_due(now)  # what is due by now has waited for longer
         self.counts["resumed"] += 1
         parts.waits_since = self.seconds()
@@ -684,7 +675,7 @@ class Ledger(Generic[A]):
         finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
         waiting = self._waiting(task_id)
         if finished is not None:
-            self._dead_failed -= isinstance(finished[1], Failed)
+            self._tables.dead_failed -= isinstance(finished[1], Failed)
             self._keys.note(finished[0].parts, KeyChange.FORGOTTEN)
         elif waiting is not None:
             self._drop(waiting)
@@ -705,7 +696,7 @@ class Ledger(Generic[A]):
             self._keys.note(task.parts, KeyChange.FORGOTTEN)
         self._done.clear()
         self._dead.clear()
-        self._dead_failed = 0
+        self._tables.dead_failed = 0
         return forgotten
 
     # Looking
@@ -724,111 +715,10 @@ class Ledger(Generic[A]):
         due = self._not_before.get(task_id)
         return None if due is None else (due, self._suspended.get(task_id))
 
-    def before(self, task: Task[A]) -> Iterator[TaskId]:
-        """The ids of the ready tasks that go before this one."""
-        in_turn = self._ready if self.keyed is None else self.keyed.in_turn()
-        ready = takewhile(lambda each: each is not task, filter(self._is_ready, in_turn))
-        return (each.parts.id for each in ready)
-
-    def shown(self, task: Task[A]) -> Task[A]:
-        """Return a copy of a task, with a StoredTaskInfo as its context."""
-        parts = task.parts.copy()
-        parts.context = self._info_of(task.parts)
-        return Task(task.args, parts)
-
-    def _info_of(self, parts: Parts) -> KnownTaskInfo:
-        info = self._infos.get(parts.id, NOTHING_KNOWN)
-        if (done := self._done.get(parts.id)) is not None:
-            return replace(info, error=None, result=done[1].result, worker=done[2])
-        return info if parts.holder is None else replace(info, worker=parts.holder.worker)
-
-    def progress_of(self, task_id: str) -> Any:
-        """Return the progress that was last reported for this task; None if none was."""
-        return self._infos.get(task_id, NOTHING_KNOWN).progress
-
     def result_of(self, task_id: str) -> TaskResult[Any] | None:
         """Return the result of the task of this id, if it is finished and remembered."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished and TaskResult.of(finished[0].parts.id, finished[1])
-
-    def tasks(self) -> Iterator[Task[A]]:
-        """Return all tasks that are unfinished or remembered, in the order in which they are listed."""
-        for section in range(len(_SECTIONS)):
-            yield from (task for _, task in self._section(section, 1))
-
-    def search(self, request: PageRequest, now: float) -> Found[Task[A]]:
-        """Find the tasks of a page.
-
-        Ready tasks come first, in the order in which they would be taken; then delayed tasks, as they fall due; then
-        running and remembered tasks, as they were taken or finished.
-        """
-        selection = request.selection
-
-        def takes(task: Task[A]) -> bool:
-            parts = task.parts
-            worker = self._info_of(parts).worker if selection.worker is not None else None
-            return selection.takes(parts.name, worker, parts.pushed, parts.finished) and (
-                not selection.needs_terms or selection.takes_terms(parts.terms, parts.metadata)
-            )
-
-        return find_page(self._listed(request, now), request.limit, takes if selection.is_filtered else None)
-
-    def _listed(self, request: PageRequest, now: float) -> Iterator[tuple[Position, Task[A]]]:
-        """Return the tasks of the sections that were asked for, after the position from which the list goes on."""
-        selection, after = request.selection, request.after
-        step = -1 if request.newest_first else 1
-        for section in range(len(_SECTIONS))[::step]:
-            if after is not None and (section - after.section) * step < 0:
-                continue  # it is on the pages before
-            if selection.status not in (None, _SECTIONS[section]):
-                continue
-            is_delayed = self._delay_test(section, now)
-            begins_after = after.key if after is not None and after.section == section else None
-            for key, task in self._section(section, step):
-                if begins_after is not None and (key <= begins_after if step > 0 else key >= begins_after):
-                    continue
-                if selection.delayed in (None, is_delayed(task)):
-                    yield Position(section, key), task
-
-    def _delay_test(self, section: int, now: float) -> Callable[[Task[A]], bool]:
-        """Return a function that returns True for a task of the section that waits for its time, or for its key."""
-        if section == _DELAYED:
-            return lambda task: self._not_before[task.parts.id] > now
-        return (lambda _: False) if section != _READY or self.keyed is None else self.keyed.held_test(now)
-
-    def _section(self, section: int, step: int) -> Iterator[tuple[tuple[float, ...], Task[A]]]:
-        """Return the tasks of a section with their sort keys; in the opposite order if the step is -1."""
-        if section == _READY:
-            for task in filter(self._is_ready, self._ready if step > 0 else reversed(self._ready)):
-                yield (-task.parts.terms.priority, task.parts.position), task
-        elif section == _DELAYED:
-            rows = [
-                (min(due, self._start_by.get(each, due)), self._live[each]) for each, due in self._not_before.items()
-            ]
-            delayed = [((due, task.parts.position), task) for due, task in rows]  # some expire before they are ready
-            yield from sorted(delayed, key=lambda each: each[0], reverse=step < 0)
-        else:
-            for task in self._section_in_order(section, step):
-                yield (task.parts.position,), task
-
-    def _section_in_order(self, section: int, step: int) -> Iterable[Task[A]]:
-        """Return the tasks of a section that are kept in the order in which they came into it."""
-        if section == _RUNNING:
-            self._number_running()
-            return map(self._live.__getitem__, self._running if step > 0 else reversed(self._running))
-        if section == _DONE:
-            return (task for task, _, _ in (self._done.values() if step > 0 else reversed(self._done.values())))
-        dead = self._dead.values() if step > 0 else reversed(self._dead.values())
-        return (task for task, _ in dead if task.parts.status is _SECTIONS[section])
-
-    def _number_running(self) -> None:
-        """Set the positions of the running tasks. It is not done when one is taken, since few are ever listed."""
-        known = self._numbers
-        self._numbers = {
-            parts: known[parts] if parts in known else next(self._tiebreak) for parts in self._running.values()
-        }
-        for parts, number in self._numbers.items():
-            parts.position = number
 
     @property
     def waiting(self) -> int:
@@ -838,41 +728,12 @@ class Ledger(Generic[A]):
     def metrics(self, now: float, *, is_paused: bool = False) -> QueueMetrics:
         """Return all counters."""
         self.enter_due(now)
-        since = [task.parts.waits_since for task in self._ready.firsts(now, self._is_ready)]
-        age = max(0.0, self.seconds() - min(since)) if since else 0.0
-        return make_metrics(self._all_counts(now), orphans=0, oldest_waiting=age, is_paused=is_paused)
-
-    def _all_counts(self, now: float) -> dict[str, int]:
-        held = 0 if self.keyed is None else self.keyed.held_now(now)
-        return {
-            **self.counts,
-            "waiting": self.waiting - len(self._not_before) - held,
-            "delayed": len(self._not_before) + held,
-            "held_now": held,
-            "running": len(self._running),
-            "suspended_now": len(self._suspended),
-            "kept_done": len(self._done),
-            "kept_failed": self._dead_failed,
-            "kept_killed": len(self._dead) - self._dead_failed,
-        }
-
-    def _is_ready(self, task: Task[A]) -> bool:
-        """Return True if an entry of the ready tasks is not stale."""
-        return self._live.get(task.parts.id) is task and task.parts.id not in self._running
+        return self.reader.metrics(now, self.seconds(), is_paused=is_paused)
 
     def audit(self, queue: str, now: float) -> Balance:
         """Compare the counters with the tasks."""
         self.enter_due(now)
-        there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
-        there["held_now"] = 0 if self.keyed is None else sum(map(self.keyed.held_test(now), self.keyed))
-        there["waiting"] = sum(map(self._is_ready, self._ready)) - there["held_now"]
-        there["delayed"] = sum(task_id in self._live for task_id in self._not_before) + there["held_now"]
-        there["suspended_now"] = sum(task_id in self._not_before for task_id in self._suspended)
-        there["running"] = sum(task_id in self._live for task_id in self._running)
-        there["kept_done"] = len(self._done)
-        there["kept_failed"] = sum(isinstance(outcome, Failed) for _, outcome in self._dead.values())
-        there["kept_killed"] = len(self._dead) - there["kept_failed"]
-        return Balance(queue, self._all_counts(now), there)
+        return self.reader.audit(queue, now)
 
     def is_timed(self) -> bool:
         """Return True if :meth:`take` depends on the time, since a task is delayed or may expire, or there is a

@@ -681,11 +681,11 @@ class MemoryStorage(
         ledger.enter_due(now)
         task = ledger.find(task_id)
         if task is not None:
-            evidence.task = ledger.shown(task)
+            evidence.task = ledger.reader.shown(task)
             if (delay := ledger.delay_of(task_id)) is not None:
                 evidence.due, evidence.reason = evidence.now + delay[0] - now, delay[1]
             elif task.parts.status is Status.Pending:
-                evidence.place = Place.after(ledger.before(task))
+                evidence.place = Place.after(ledger.reader.before(task))
                 if ledger.keyed is not None:
                     evidence.limit = ledger.keyed.limit_of(task, now, evidence.now)
         if evidence.needs_workers:
