@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 from trio_tasks import MemoryStorage, Worker
-from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, LongRunning, RateLimit
+from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, Log, LongRunning, RateLimit
 
 from .fresh import size
 from .load import no_op
@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[Callable[[], Any], float]] = {
     "ConcurrencyLimit": (partial(ConcurrencyLimit, 1000), 8.0),
     "RateLimit": (partial(RateLimit, 10**6, per=1.0), 8.0),
     "CircuitBreaker": (CircuitBreaker, 8.0),
+    "Log, at no level": (Log, 4.0),
     "LongRunning": (partial(LongRunning, 60.0), 4.0),
 }
 """Each layer, with the most microseconds for each task that it may cost."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
-from trio_tasks import MemoryStorage, Task, Worker
+from trio_tasks import MemoryStorage, Task, TaskId, Worker
 from trio_tasks.layers import Log
 
 
@@ -25,6 +26,50 @@ async def test_a_success_is_a_line(caplog: pytest.LogCaptureFixture, autojump_cl
     assert caplog.record_tuples == [
         ("trio_tasks", logging.INFO, f"task {task.parts.id} succeeded in attempt 0, after 1.500 s")
     ]
+
+
+class CountedId(str):
+    """An id that counts how often it was made a text."""
+
+    written = 0
+
+    def __str__(self) -> str:
+        CountedId.written += 1
+        return super().__str__()
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+async def test_no_text_is_made_for_a_record_that_is_not_wanted(ends: str, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("trio_tasks.test_log")
+    layer, task = Log(logger), Task(ends)
+    task.parts.id = cast("TaskId", CountedId("an-id"))
+
+    async def end(task: Task[str]) -> None:
+        if task.args == "raises":
+            raise KeyError("x")
+
+    async def attempt() -> int:
+        before = CountedId.written
+        with suppress(KeyError):
+            await layer(end, task)
+        return CountedId.written - before
+
+    with caplog.at_level(logging.CRITICAL, logger.name):
+        assert await attempt() == 0
+    with caplog.at_level(logging.INFO, logger.name):
+        assert await attempt() > 0
+    assert len(caplog.records) == 1
+
+
+async def test_the_level_that_holds_at_the_end_counts(caplog: pytest.LogCaptureFixture) -> None:
+    async def set_level(task: Task[int]) -> None:
+        caplog.set_level(task.args)
+
+    caplog.set_level(logging.ERROR)
+    await Log()(set_level, Task(logging.INFO))
+    assert len(caplog.records) == 1
+    await Log()(set_level, Task(logging.ERROR))
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), SystemExit(1)], ids=["an error", "an exit"])

@@ -188,6 +188,8 @@ def check_logger(logger: object) -> logging.Logger | None:
 
 def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseException, seconds: float) -> None:
     """Log an error that came out of the inner layers or the handler."""
+    if not log.is_enabled_for(level):
+        return
     log.log(
         level,
         "task %s failed in attempt %s, after %.3f s",

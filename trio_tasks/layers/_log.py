@@ -52,23 +52,25 @@ class Log:
         """Run the attempt, and log its end."""
         began = trio.current_time()
         attempts = AttemptLog.of(task)
-        if attempts is not None:
+        if attempts is not None and attempts.noted:
             attempts.flush(task)
         try:
             result = await handler(task)
         except FAILURES as error:
             if is_failure(error) and is_suspension(error):
-                self._log_end(task, "was suspended", trio.current_time() - began)
+                self._log_end(task, "was suspended", began)
             elif is_failure(error):
                 self._log_failure(task, error, trio.current_time() - began, attempts)
             else:
-                self._log_end(task, "was cancelled", trio.current_time() - began)
+                self._log_end(task, "was cancelled", began)
             raise
-        self._log_end(task, "succeeded", trio.current_time() - began)
+        self._log_end(task, "succeeded", began)
         return result
 
-    def _log_end(self, task: Task[Any], how: str, seconds: float) -> None:
-        parts = task.parts
+    def _log_end(self, task: Task[Any], how: str, began: float) -> None:
+        if not self._logger.is_enabled_for(self._level):
+            return
+        parts, seconds = task.parts, trio.current_time() - began
         self._logger.log(
             self._level, "task %s %s in attempt %s, after %.3f s", escaped(parts.id), how, parts.attempt, seconds
         )

@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, StatusCode
 
 from .. import SuspendError, Task
 from .._concurrency.exception_groups import is_a, leaves
-from .._logging import log_and_suppress
+from .._logging import catch_errors, log, log_and_suppress
 from .._printing import class_name, escaped, quoted
 from ..layers import Trace
 from ._log_fields import worker_and_queue
@@ -57,10 +57,10 @@ def carry_trace(task: Task[A], queue: str | None = None) -> Task[A]:
       task: the task.
       queue: the name of its queue, which storages give; the span has the name ``send QUEUE``.
     """
-    with log_and_suppress("task %s: its trace could not be put into its metadata", escaped(task.parts.id)):
+    with catch_errors() as caught:
         carrier = _carrier(task, queue)
-        if carrier:
-            return task.with_metadata(carrier)
+        return task.with_metadata(carrier) if carrier else task
+    log.error("task %s: its trace could not be put into its metadata", escaped(task.parts.id), exc_info=caught.error)
     return task
 
 
@@ -118,8 +118,9 @@ class OpenTelemetry:
         return await self._trace(handler, task)
 
     def _span(self, task: Task[Any]) -> AbstractContextManager[object]:
-        with log_and_suppress("task %s: no span could be begun for its attempt", escaped(task.parts.id)):
+        with catch_errors() as caught:
             return self._begin(task)
+        log.error("task %s: no span could be begun for its attempt", escaped(task.parts.id), exc_info=caught.error)
         return nullcontext()
 
     def _begin(self, task: Task[Any]) -> AbstractContextManager[object]:
