@@ -1031,7 +1031,7 @@ MUTATIONS = [
         "turns-do-not-end",
         15,
         "a key has turn after turn while others wait, in SQLite",
-        "_backends/sqlite/groups.py",
+        "_backends/sqlite/turns.py",
         "        tag = max(time.passed, finish)\n",
         "        tag = time.passed\n",
         ("sqlite fairness",),

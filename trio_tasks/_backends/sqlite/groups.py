@@ -18,10 +18,11 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, final
 
-from ..._contracts.fairness import FIRST_TAG, NO_KEY
+from ..._contracts.fairness import NO_KEY
 from ..durable.engine import State
-from .places import ABOVE_ALL, PlaceTable, for_keys
+from .places import ABOVE_ALL, PlaceTable
 from .rules import RulesTable
+from .turns import TurnTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 MOST_MOVED = 500
 """Held rows that one transaction makes ready, and ready ones that one claim holds back, at most."""
-_MOST_IDLE = 256
-"""Turns that are stored between two looks for those that are over,"""
-_LOOKED_AT = 512
-"""and the number of those that are looked at."""
 
 NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND held = 1 AND key > ?"
 NEXT_LEVEL = "SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < ?"
@@ -47,21 +44,6 @@ BLOCKED_KEYS = """
 SELECT key FROM trio_tasks_task AS row WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NOT NULL
 AND EXISTS (SELECT 1 FROM trio_tasks_task WHERE queue = ? AND held = 1 AND key = row.key)
 """
-TURNS = """
-SELECT priority, key, finish <= (
-    SELECT passed FROM trio_tasks_virtual_time AS time WHERE time.queue = turn.queue AND time.priority = turn.priority)
-FROM trio_tasks_turn AS turn WHERE queue = ? AND (priority, key) > (?, ?) ORDER BY priority, key LIMIT ?
-"""
-TURN_ENDS = """
-WITH asked (key) AS (VALUES {})
-SELECT asked.key, finish, gone_from, gone_to FROM asked CROSS JOIN trio_tasks_turn AS turn
-ON turn.queue = ? AND turn.priority = ? AND turn.key = asked.key
-"""
-_SET_TURN = """
-INSERT OR REPLACE INTO trio_tasks_turn (queue, priority, key, finish, gone_from, gone_to) VALUES (?, ?, ?, ?, ?, ?)
-"""
-END_TURNS = "UPDATE trio_tasks_virtual_time SET passed = finish WHERE queue = ? AND passed < finish"
-RATES = "SELECT key, until <= ? FROM trio_tasks_rate WHERE queue = ? AND key > ? ORDER BY key LIMIT ?"
 _TAG = "UPDATE trio_tasks_task SET order_key = ?, since = ?, held = NULL WHERE seq = ?"
 _HOLD = """
 UPDATE trio_tasks_task SET state = 1, held = 1, order_key = ?, since = ?, due = start_by WHERE seq = ?
@@ -72,19 +54,6 @@ UPDATE trio_tasks_task SET held = 0 WHERE queue = ? AND due IS NOT NULL AND stat
 AND key IS NOT NULL AND held IS NULL
 """
 _COUNT_CLAIMED = "UPDATE trio_tasks_task SET held = 0 WHERE seq IN (SELECT value FROM json_each(?))"
-_BELOW_ALL = -(2**63)
-
-
-@final
-class _Time:
-    """The virtual time of a priority: the tag of the row that was claimed last; and the latest end of a turn."""
-
-    __slots__ = ("finish", "is_new", "passed")
-
-    def __init__(self, passed: int, finish: int) -> None:
-        self.passed = passed
-        self.finish = finish
-        self.is_new = False
 
 
 @final
@@ -101,17 +70,11 @@ class GroupTable:
         self._counters = counters
         self.rules = RulesTable(connection, counters)
         self.places = PlaceTable(connection, counters, self.rules)
-        self._times: dict[tuple[int, int], _Time] = {}  # by queue and priority
-        self._finish: dict[tuple[int, int, str], int] = {}  # new ends of turns, by queue, priority and key
-        self._ends: dict[tuple[int, int, str], int] = {}  # those that were read
-        self._gone: dict[tuple[int, int, str], tuple[int, int]] = {}  # by turn: tags between which all rows have left
+        self.turns = TurnTable(connection, self.rules)
         self._touched: dict[tuple[int, str], None] = {}  # keys that may have places for held rows
         self.is_used = False
         """True if something has to be stored, or forgotten, before the end of the transaction."""
         self._free: dict[tuple[int, str], int] = {}  # places of keys, for new rows that are not inserted yet
-        self._stored: dict[int, int] = {}  # turns that were stored since those were looked for that are over
-        self._last_turn: dict[int, tuple[int, str]] = {}  # the last turn, and the last rate, that were looked at,
-        self._last_rate: dict[int, tuple[str]] = {}
         self.has_promoted = False
         """True if held rows became ready since this was last set to False."""
 
@@ -120,17 +83,9 @@ class GroupTable:
     def store(self, now: float) -> None:
         """Give free places to held rows, and store virtual times and rates; called before the end of a transaction."""
         self.promote(now)
-        times = [(*level, time.passed, time.finish) for level, time in self._times.items() if time.is_new]
-        if times:
-            sql = "INSERT OR REPLACE INTO trio_tasks_virtual_time (queue, priority, passed, finish) VALUES (?, ?, ?, ?)"
-            self._connection.executemany(sql, times)
-        if self._finish:
-            none = None, None
-            turns = [(*turn, finish, *self._gone.get(turn, none)) for turn, finish in self._finish.items()]
-            self._connection.executemany(_SET_TURN, turns)
         self.places.store()
-        for queue in {turn[0] for turn in self._finish}:
-            self._drop_idle(queue, now)
+        for queue in self.turns.store():
+            self.places.drop_idle(queue, now)
         self._forget()
 
     def roll_back(self) -> None:
@@ -140,91 +95,19 @@ class GroupTable:
         self.has_promoted = False
 
     def _forget(self) -> None:
-        for kept in (self._times, self._finish, self._ends, self._gone, self._touched, self._free):
-            kept.clear()
+        self._touched.clear()
+        self._free.clear()
+        self.turns.forget()
         self.places.forget()
         self.is_used = False
-
-    # Turns
-
-    def next_tag(self, queue: int, priority: int, key: str) -> int:
-        """Return the tag of a row that becomes ready, and count its turn."""
-        turn = queue, priority, key
-        finish = self._turn_end(turn)
-        time = self._time(queue, priority)
-        tag = max(time.passed, finish)
-        finish = self._finish[turn] = tag + self.rules.finder(queue)(key).cost
-        if finish > time.finish:
-            time.finish, time.is_new = finish, True
-        return tag
-
-    def _give_turn_back(self, queue: int, priority: int, key: str, tag: int) -> None:
-        """Let a key have the turn of a row again that is going to leave without having been claimed.
-
-        1. It is the last one: the next row of the key gets its tag.
-        2. Rows come after it, and those that become ready later must not go before these. The tags of rows that left
-           one after the other are remembered, and are free once the rows after them have left, too.
-        """
-        turn = queue, priority, key
-        finish, end = self._turn_end(turn), tag + self.rules.of_key(queue, key).cost
-        if end > finish:
-            return
-        gone = self._gone.get(turn)
-        if end == finish:
-            finish = tag
-            if gone is not None and gone[1] == tag:
-                finish = self._gone.pop(turn)[0]
-        elif gone is not None and tag == gone[1]:
-            self._gone[turn] = gone[0], end
-        elif gone is not None and end == gone[0]:
-            self._gone[turn] = tag, gone[1]
-        else:
-            self._gone[turn] = tag, end
-        self.is_used = True
-        self._finish[turn] = finish
-
-    def _turn_end(self, turn: tuple[int, int, str]) -> int:
-        """Return the end of the latest turn of a key in a priority."""
-        finish = self._finish.get(turn)
-        if finish is None:
-            finish = self._ends.get(turn)
-        if finish is None:
-            queue, priority, key = turn
-            self._read_turns(queue, priority, [key])
-            finish = self._ends[turn]
-        return finish
-
-    def _read_turns(self, queue: int, priority: int, keys: Sequence[str]) -> None:
-        """Read the ends of the latest turns of keys in a priority."""
-        self.is_used = True
-        self._ends.update(((queue, priority, key), FIRST_TAG) for key in keys)
-        found = for_keys(self._connection, TURN_ENDS, keys, queue, priority)
-        for key, finish, first, last in found:
-            self._ends[queue, priority, key] = finish
-            if first is not None:
-                self._gone[queue, priority, key] = first, last
-
-    def _time(self, queue: int, priority: int) -> _Time:
-        """Return the virtual time of a priority."""
-        level = queue, priority
-        time = self._times.get(level)
-        if time is None:
-            sql = "SELECT passed, finish FROM trio_tasks_virtual_time WHERE queue = ? AND priority = ?"
-            rows = self._connection.execute(sql, level)
-            self.is_used = True
-            time = self._times[level] = _Time(*rows[0]) if rows else _Time(FIRST_TAG, FIRST_TAG)
-        return time
 
     def note_drained(self, queue: int) -> None:
         """Note that no row is ready, unless the queue is paused: all turns are over, whoever had them."""
         if self._counters.is_paused(queue):
             return
-        self._connection.execute(END_TURNS, (queue,))
+        self.turns.end_all(queue)
         if self.rules.of(queue).is_guarded and self.places.are_within_limits(queue):
             self.rules.change(queue, is_guarded=False)
-        for level, time in self._times.items():
-            if level[0] == queue:
-                time.passed = time.finish
 
     # Rows that become ready, and rows that are ready no more
 
@@ -239,24 +122,15 @@ class GroupTable:
 
     def expect(self, queue: int, rows: Iterable[tuple[int, str | None]]) -> None:
         """Read at once what has to be known of the keys of new rows, each of which comes with its priority."""
+        self.is_used = True
         turns = dict.fromkeys((priority, key or NO_KEY) for priority, key in rows)
-        self._expect_turns(queue, turns)
+        self.turns.expect(queue, turns)
         if not self.rules.of(queue).limits_keys:
             return
         keys = dict.fromkeys(key for _, key in turns)
         limited = [key for key in keys if (queue, key) not in self._free and self._has_plain_limit(queue, key)]
         if limited:
-            self.is_used = True
             self._free.update(((queue, key), free) for key, free in self.places.free(queue, limited))
-
-    def _expect_turns(self, queue: int, turns: Iterable[tuple[int, str]]) -> None:
-        """Read the ends of these turns at once."""
-        by_priority: dict[int, list[str]] = {}
-        for priority, key in turns:
-            if (queue, priority, key) not in self._ends:
-                by_priority.setdefault(priority, []).append(key)
-        for priority, keys in by_priority.items():
-            self._read_turns(queue, priority, keys)
 
     def _has_plain_limit(self, queue: int, key: str) -> bool:
         """Return True if a key has a limit, and no rate."""
@@ -272,6 +146,7 @@ class GroupTable:
           order_key: what it would have in a plain queue.
         """
         held = None
+        self.is_used = True
         if key is None:
             if self.rules.of(queue).is_untagged:
                 return State.WAITING.value, order_key, None, None
@@ -280,7 +155,7 @@ class GroupTable:
             if not self._takes_place(queue, key, now):
                 self._counters.count(queue, delayed=1, held_now=1)
                 return State.DELAYED.value, order_key, order_key, 1
-        return State.WAITING.value, self.next_tag(queue, priority, key or NO_KEY), order_key, held
+        return State.WAITING.value, self.turns.next_tag(queue, priority, key or NO_KEY), order_key, held
 
     def _takes_place(self, queue: int, key: str, now: float) -> bool:
         """Take a place of a key for a new row; return False if none is free, or others wait for it."""
@@ -301,12 +176,13 @@ class GroupTable:
 
     def arrange(self, queue: int, seq: int) -> None:
         """Give a row its place in the order: it has just become ready, with an order key as in a plain queue."""
+        self.is_used = True
         sql = "SELECT key, priority, order_key FROM trio_tasks_task WHERE seq = ?"
         for key, priority, order_key in self._connection.execute(sql, (seq,)):
             if key is not None and self.rules.of_key(queue, key).is_limited:
                 self._hold(queue, key, [(seq, order_key)])
             elif key is not None or not self.rules.of(queue).is_untagged:
-                tag = self.next_tag(queue, priority, NO_KEY if key is None else key)
+                tag = self.turns.next_tag(queue, priority, NO_KEY if key is None else key)
                 self._connection.execute(_TAG, (tag, order_key, seq))
 
     def arrange_returned(self, queue: int, seq: int) -> None:
@@ -319,10 +195,11 @@ class GroupTable:
 
         It is held no more then; the caller changes its state, and counts that.
         """
+        self.is_used = True
         sql = "SELECT key, held, priority, order_key, state FROM trio_tasks_task WHERE seq = ?"
         for key, held, priority, tag, state in self._connection.execute(sql, (seq,)):
             if state == State.WAITING and tag < 0:
-                self._give_turn_back(queue, priority, key or NO_KEY, tag)
+                self.turns.give_back(queue, priority, key or NO_KEY, tag)
             if key is None:
                 continue
             self.touch(queue, key)
@@ -406,7 +283,7 @@ class GroupTable:
             elif most > placed:
                 admitted.append((key, seq, priority))
         if admitted:
-            self._expect_turns(queue, [(priority, key) for key, _, priority in admitted])
+            self.turns.expect(queue, [(priority, key) for key, _, priority in admitted])
             self._admit_each(queue, admitted)
 
     def _promote(self, queue: int, key: str, now: float, most: int) -> tuple[int, bool]:
@@ -427,7 +304,7 @@ class GroupTable:
             return moved, bool(held)
         while held and (last := self.places.last_ready_below(queue, key, held[0][1])):
             seq, lowest, since, tag = last
-            self._give_turn_back(queue, lowest, key, tag)
+            self.turns.give_back(queue, lowest, key, tag)
             self._hold(queue, key, [(seq, since)], touches=False)
             self._admit_each(queue, [(key, *held[0][:2])])
             held = self.places.first_held(queue, key, 1)
@@ -438,7 +315,7 @@ class GroupTable:
     def _admit_each(self, queue: int, rows: Sequence[tuple[str, int, int]]) -> None:
         """Make held rows ready; each comes with its key, its number and its priority."""
         if rows:
-            tags = [(self.next_tag(queue, priority, key), seq) for key, seq, priority in rows]
+            tags = [(self.turns.next_tag(queue, priority, key), seq) for key, seq, priority in rows]
             self._connection.executemany(ADMIT, tags)
             self._counters.count(queue, delayed=-len(rows), held_now=-len(rows))
             self.has_promoted = True
@@ -480,7 +357,7 @@ class GroupTable:
                 self.rules.change(queue, is_untagged=False)
                 return False
             rows = self._connection.execute(UNTAGGED, (queue, level, limit))
-            tags = [(self.next_tag(queue, level, NO_KEY), since, seq) for seq, since in rows]
+            tags = [(self.turns.next_tag(queue, level, NO_KEY), since, seq) for seq, since in rows]
             self._connection.executemany(_TAG, tags)
             limit -= len(rows)
         return True
@@ -551,7 +428,7 @@ class GroupTable:
         for key in doubtful:
             excess = [row for row in rows if row[13] == key][max(0, self.places.may_begin(queue, key, now)) :]
             for row in excess:
-                self._give_turn_back(queue, row[14], key, row[12])
+                self.turns.give_back(queue, row[14], key, row[12])
             if excess:
                 self._hold(queue, key, [(row[0], row[10]) for row in excess])
                 held += len(excess)
@@ -565,9 +442,8 @@ class GroupTable:
         if not rules.is_fair:
             return
         for priority, tag in {row[14]: row[12] for row in rows}.items():  # of each priority, the last row
-            time = self._time(queue, priority)
-            if time.passed < tag < 0:
-                time.passed, time.is_new = tag, True
+            if tag < 0:
+                self.turns.pass_to(queue, priority, tag)
         if not rules.limits_keys:
             return
         find = self.rules.finder(queue)
@@ -580,21 +456,3 @@ class GroupTable:
                 if rate is not None:
                     self.places.begin(queue, key, rate, now, number)
                     self.touch(queue, key)  # the first held row can be told when it is due
-
-    # What says nothing any more
-
-    def _drop_idle(self, queue: int, now: float) -> None:
-        """Drop some of the turns and rates that are over, if many were stored: without them, all is the same."""
-        self._stored[queue] = self._stored.get(queue, 0) + sum(turn[0] == queue for turn in self._finish)
-        if self._stored[queue] < _MOST_IDLE:
-            return
-        self._stored[queue] = 0
-        turns = self._connection.execute(TURNS, (queue, *self._last_turn.get(queue, (_BELOW_ALL, NO_KEY)), _LOOKED_AT))
-        over = [(queue, priority, key) for priority, key, is_over in turns if is_over]
-        sql = "DELETE FROM trio_tasks_turn WHERE queue = ? AND priority = ? AND key = ?"
-        self._connection.executemany(sql, over)
-        rates = self._connection.execute(RATES, (now, queue, *self._last_rate.get(queue, (NO_KEY,)), _LOOKED_AT))
-        passed = [(queue, key) for key, is_over in rates if is_over]
-        self._connection.executemany("DELETE FROM trio_tasks_rate WHERE queue = ? AND key = ?", passed)
-        self._last_turn[queue] = turns[-1][:2] if len(turns) == _LOOKED_AT else (_BELOW_ALL, NO_KEY)
-        self._last_rate[queue] = rates[-1][:1] if len(rates) == _LOOKED_AT else (NO_KEY,)

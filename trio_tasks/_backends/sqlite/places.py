@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .rules import RulesTable
 
 ABOVE_ALL = 2**63 - 1
+_LOOKED_AT = 512
+"""Rates that are looked at in one go, since they may say nothing any more."""
 _MOST_ASKED = 256
 """Keys that one statement asks for; with more of them there are more statements."""
 _ASKED = "WITH asked (key) AS (VALUES {})"
@@ -48,6 +50,7 @@ FROM asked CROSS JOIN trio_tasks_task AS row ON row.seq = (
     ORDER BY priority DESC, order_key LIMIT 1)
 """
 ALL_PLACED = "SELECT key FROM trio_tasks_task WHERE queue = ? AND held = 0 LIMIT ?"
+RATES = "SELECT key, until <= ? FROM trio_tasks_rate WHERE queue = ? AND key > ? ORDER BY key LIMIT ?"
 COUNT_OF_KEY = """
 SELECT count(*) FROM (SELECT 1 FROM trio_tasks_task WHERE queue = ? AND key = ? AND held = 0 AND +state = ? LIMIT ?)
 """
@@ -93,6 +96,7 @@ class PlaceTable:
         self._rules = rules
         self._windows: dict[tuple[int, str], RateWindow] = {}
         self._new_windows: dict[tuple[int, str], Rate] = {}
+        self._last_rate: dict[int, tuple[str]] = {}  # the last one that was looked at
 
     def forget(self) -> None:
         """Forget what was read in a transaction."""
@@ -241,3 +245,10 @@ class PlaceTable:
         if stored:
             sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
             self._connection.executemany(sql, stored)
+
+    def drop_idle(self, queue: int, now: float) -> None:
+        """Drop some of the rates that are over: without them, all is the same."""
+        rates = self._connection.execute(RATES, (now, queue, *self._last_rate.get(queue, (NO_KEY,)), _LOOKED_AT))
+        passed = [(queue, key) for key, is_over in rates if is_over]
+        self._connection.executemany("DELETE FROM trio_tasks_rate WHERE queue = ? AND key = ?", passed)
+        self._last_rate[queue] = rates[-1][:1] if len(rates) == _LOOKED_AT else (NO_KEY,)
