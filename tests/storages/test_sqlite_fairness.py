@@ -71,8 +71,13 @@ class File:
     def end(self, row: ClaimedRow, kind: SettlementKind = SettlementKind.SUCCEEDED, after: float = 0.0) -> None:
         assert self.exchange(settled=[settlement(row, kind, after)]).settled == [True]
 
-    def set_limits(self, limits: Limits | None, key: str | None = None) -> None:
-        self.session.write(Operations.set_limits, Q, key, limits, False, self.now)
+    def set_limits(
+        self, limits: Limits | None, key: str | None = None, pause: Callable[[], object] = lambda: None
+    ) -> None:
+        left = self.session.write(Operations.set_limits, Q, key, limits, False, self.now)
+        while left is not None:
+            pause()
+            left = self.session.write(Operations.reweigh, Q, left)
 
     def by_state(self, key: str | None) -> Counter[str]:
         found = self.sql("SELECT state, held FROM trio_tasks_task WHERE key IS ? AND state < 3", key)
@@ -148,6 +153,39 @@ def test_a_key_has_turns_by_its_weight(file: File) -> None:
     file.push(*["a"] * 40, *["b"] * 40)
     keys = Counter("a" if row.id < "000040" else "b" for row in file.claim(40))
     assert abs(keys["a"] - 30) <= 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(3.0, 5.0), (4.0, 1.0), (0.5, 3.0), (3.0, 0.5)])
+@pytest.mark.parametrize("others", [0, 50])
+def test_a_changed_weight_holds_for_rows_that_wait(file: File, before: float, after: float, others: int) -> None:
+    """With rows of many other keys it takes several steps, and rows are pushed in between."""
+    file.set_limits(Limits(weight=before), "a")
+    file.push(*[f"c{number}" for number in range(others)] * 100)
+    file.push(*["a", "b"] * 200, *["b"] * 200)
+    [first] = file.push("a", priority=2)
+    assert file.claim()[0].id == first
+    file.set_limits(Limits(weight=after), "a", pause=lambda: file.push("a", "b"))
+    file.push(*["a"] * 100)
+    key_of = dict(file.sql("SELECT id, key FROM trio_tasks_task"))
+    number, weights = (40 * round(51 + after), 51 + after) if others else (300, after + 1)
+    claimed = [row.id for row in file.claim(number)]
+    of_a = sum(key_of[each] == "a" for each in claimed)
+    assert abs(of_a - number * after / weights) <= 3
+    claimed += [row.id for row in file.claim(10_000)]
+    for key in ("a", "b"):
+        order = [each for each in claimed if key_of[each] == key]
+        assert order == sorted(order)
+
+
+def test_a_weight_that_is_lowered_does_not_let_rows_pass_others_of_their_key(file: File) -> None:
+    for of_queue in (True, False):
+        ids = file.push(*["a"] * 10, "b", "b")
+        file.set_limits(Limits(weight=1 / 3), None if of_queue else "a")
+        file.session.write(Operations.cancel, Q, ids[7], b"", False, file.now)
+        last = file.push("a")
+        claimed = [row.id for row in file.claim(20) if row.id not in ids[10:]]
+        assert claimed == [*ids[:7], *ids[8:10], *last]
+        file.set_limits(None)
 
 
 def test_no_more_of_a_key_run_than_its_limit(file: File) -> None:
@@ -500,7 +538,11 @@ def step(file: File, random_: random.Random, running: dict[int, ClaimedRow], lim
         file.exchange(settled=[settlement(row, random_.choice(kinds), random_.choice((0.0, 0.5)))])
     elif kind < 0.8:
         chosen = random_.choice((None, 1, 2, 3))
-        of_key = Limits(per_key=chosen) if key is not None and random_.random() < 0.5 else None
+        of_key = (
+            Limits(per_key=chosen, weight=random_.choice((1.0, 0.3, 4.0)))
+            if key is not None and random_.random() < 0.5
+            else None
+        )
         if key is None:
             file.set_limits(Limits(per_key=chosen, rate_per_key=random_.choice((None, Rate(3, per=2)))))
         elif of_key is None:

@@ -243,7 +243,9 @@ class SqliteEngine(Engine):
         self, queue: str, key: str | None, limits: Limits | None, *, only_if_none: bool = False
     ) -> None:
         """Store the limits of a queue, or of a key in it, and wake the other sessions."""
-        await self._write(Operations.set_limits, queue, key, limits, only_if_none, self.now())
+        left = await self._write(Operations.set_limits, queue, key, limits, only_if_none, self.now())
+        while left is not None:  # other requests come in between
+            left = await self._write(Operations.reweigh, queue, left)
         await self._call(self._session.wake_others, self.now())
 
     async def get_limits(self, queue: str, key: str | None) -> Limits | None:

@@ -22,7 +22,7 @@ from ..._contracts.fairness import NO_KEY
 from ..durable.engine import State
 from .places import ABOVE_ALL, PlaceTable
 from .rules import RulesTable
-from .turns import TurnTable
+from .turns import NEXT_LEVEL, Reweighing, TurnTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,6 @@ MOST_MOVED = 500
 """Held rows that one transaction makes ready, and ready ones that one claim holds back, at most."""
 
 NEXT_KEY = "SELECT min(key) FROM trio_tasks_task WHERE queue = ? AND held = 1 AND key > ?"
-NEXT_LEVEL = "SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < ?"
 UNTAGGED = """
 SELECT seq, order_key FROM trio_tasks_task
 WHERE queue = ? AND state = 0 AND priority = ? AND order_key >= 0 ORDER BY order_key LIMIT ?
@@ -216,8 +215,13 @@ class GroupTable:
         [(is_same, is_ready)] = self._connection.execute(sql, (key, seq))
         return bool(is_same), bool(is_ready)
 
-    def set_limits(self, queue: int, key: str, limits: Limits | None, now: float) -> None:
-        """Store the limits of a key, or, with the empty key, of a queue, and make held rows ready that they allow."""
+    def set_limits(self, queue: int, key: str, limits: Limits | None, now: float) -> Reweighing | None:
+        """Store the limits of a key, or, with the empty key, of a queue, and make held rows ready that they allow.
+
+        Returns:
+          what is left to do, if the weight of a key was changed.
+        """
+        was = self.rules.of_key(queue, key).cost
         self._counters.enter_counts()
         self.rules.set(queue, key, limits, is_guarded=self._counters.present(queue)[0] > 0)
         if self.rules.of(queue).limits_keys:
@@ -226,6 +230,18 @@ class GroupTable:
             self.rules.change(queue, promote_after=NO_KEY)
         if self.rules.of(queue).promote_after is not None:
             self._promote_all(queue, NO_KEY, now)
+        cost = self.rules.of_key(queue, key).cost
+        if cost == was or not self.rules.of(queue).is_fair:
+            return None
+        if key == NO_KEY:
+            self.turns.note_other_cost(queue)
+            return None
+        return self.reweigh(queue, Reweighing(key, was, cost))
+
+    def reweigh(self, queue: int, left: Reweighing) -> Reweighing | None:
+        """Give new tags to some ready rows of a key whose weight was changed; return what is left to do."""
+        self.is_used = True
+        return self.turns.reweigh(queue, left)
 
     def set_key(self, seq: int, key: str | None) -> None:
         """Store the key of a row."""

@@ -32,7 +32,7 @@ from ..durable.engine import (
 from ..durable.rows import refusal_of
 from .counters import text
 from .minutes import MinuteTable
-from .search import SECTIONS, rows_by_key, search
+from .search import AGAIN, asked_again, rows_by_key, search
 from .task_table import ABORT, KEPT_COUNTER, WITHDRAW, ready_at
 from .transfer import TransferSql
 from .unique_keys import stored_until
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .counters import QueueCounters
     from .driver import Connection, Row
     from .exchange import ExchangeSql
+    from .turns import Reweighing
 
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
@@ -142,8 +143,6 @@ _TO_WITHDRAW = """
 SELECT seq, token FROM trio_tasks_task
 WHERE queue = ? AND id = ? AND state = 2 AND coalesce(requested_end, '') != ?
 """
-_AGAIN = Position(len(SECTIONS), ())
-"""The position of a change before the first row, once it has come to the last one."""
 _MOST_WORKERS = 1000
 """Workers that are listed at most, dead ones among them."""
 
@@ -245,12 +244,19 @@ class Operations:
         """Store whether the queue is paused; it is made if it is not known."""
         self._counters.set_paused(self._counters.number(queue), paused)
 
-    def set_limits(self, queue: str, key: str | None, limits: Limits | None, only_if_none: bool, now: float) -> None:
-        """Store the limits of the queue, which is made if it is not known, or of a key in it."""
+    def set_limits(
+        self, queue: str, key: str | None, limits: Limits | None, only_if_none: bool, now: float
+    ) -> Reweighing | None:
+        """Store the limits of the queue, which is made if it is not known, or of a key in it; return what is left."""
         number = self._counters.number(queue)
         rules, group = self._table.groups.rules, NO_KEY if key is None else key
-        if not (only_if_none and rules.get(number, group) is not None) and rules.get(number, group) != limits:
-            self._table.groups.set_limits(number, group, limits, now)
+        if (only_if_none and rules.get(number, group) is not None) or rules.get(number, group) == limits:
+            return None
+        return self._table.groups.set_limits(number, group, limits, now)
+
+    def reweigh(self, queue: str, left: Reweighing) -> Reweighing | None:
+        """Do some of what a change of a weight has left to do; return what is left."""
+        return self._table.groups.reweigh(self._counters.number(queue), left)
 
     def get_limits(self, queue: str, key: str | None) -> Limits | None:
         """Return the limits that are stored for the queue, or for a key in it."""
@@ -329,16 +335,16 @@ class Operations:
         number = self._counters.known(queue)
         if self._table.expire(queue, number, now, _EXPIRED_AT_ONCE) == _EXPIRED_AT_ONCE:
             return Changed([], query.after, is_more=True)
-        asked, is_again = _asked_again(query)
+        asked, is_again = asked_again(query)
         _, found = search(self._connection, number, asked, now)
         answers = [(row.id, self._change_row(queue, RowChange(verb), row.id, now)) for row in found.rows]
         ids = [task_id for task_id, answer in answers if answer is True]
         taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
         after = found.next
         if after is None and query.after is not None and not is_again and min(query.states) < State.RUNNING:
-            after = _AGAIN
+            after = AGAIN
         elif is_again and after is not None:
-            after = _AGAIN if ids and not found.is_partial else Position(_AGAIN.section + after.section, after.key)
+            after = AGAIN if ids and not found.is_partial else Position(AGAIN.section + after.section, after.key)
         return Changed(ids, after, after is not None, taken)
 
     def change_each(
@@ -545,16 +551,6 @@ class Operations:
         sql = "SELECT seq, state, suspended FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
         rows = self._connection.execute(sql, (number, task_id))
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
-
-
-def _asked_again(query: Query) -> tuple[Query, bool]:
-    """Return the query for the page of a change; and True if the rows that wait are looked through again."""
-    after = query.after
-    if after is None or after.section < _AGAIN.section:
-        return query, False
-    position = Position(after.section - _AGAIN.section, after.key) if after.key else None
-    waiting = [state for state in query.states if state < State.RUNNING]
-    return query._replace(states=waiting, after=position), True
 
 
 def _cancelled_error() -> bytes:

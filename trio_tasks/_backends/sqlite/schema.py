@@ -160,6 +160,7 @@ _KEYS_AND_LIMITS = [
         finish INTEGER NOT NULL,               -- the end of its latest turn, in virtual time
         gone_from INTEGER,                     -- rows with tags from here on have all left before they were claimed,
         gone_to INTEGER,                       -- below this tag; NULL if none is known
+        same_from INTEGER,                     -- the first tag whose turn is as long as the next one; NULL: all are
         PRIMARY KEY (queue, priority, key)
     ) WITHOUT ROWID
     """,

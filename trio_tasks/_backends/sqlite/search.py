@@ -80,6 +80,20 @@ SECTIONS = (
 )
 
 
+AGAIN = Position(len(SECTIONS), ())
+"""The position of a change of many rows before the first one, once it has come to the last one."""
+
+
+def asked_again(query: Query) -> tuple[Query, bool]:
+    """Return the query for a page of a change; and True if the rows that wait are looked through again."""
+    after = query.after
+    if after is None or after.section < AGAIN.section:
+        return query, False
+    position = Position(after.section - AGAIN.section, after.key) if after.key else None
+    waiting = [state for state in query.states if state < State.RUNNING]
+    return query._replace(states=waiting, after=position), True
+
+
 class SearchedRow(NamedTuple):
     """The fields of a row by which it is filtered."""
 
