@@ -1032,7 +1032,7 @@ MUTATIONS = [
         15,
         "a key has turn after turn while others wait, in SQLite",
         "_backends/sqlite/turns.py",
-        "        tag = max(time.passed, finish)\n",
+        "        tag = max(time.passed + is_last, finish)\n",
         "        tag = time.passed\n",
         ("sqlite fairness",),
     ),

@@ -173,15 +173,19 @@ class GroupTable:
             self._touched[group] = None  # the new row may have a higher priority than one that is ready
         return free > 0
 
-    def arrange(self, queue: int, seq: int) -> None:
-        """Give a row its place in the order: it has just become ready, with an order key as in a plain queue."""
+    def arrange(self, queue: int, seq: int, *, is_last: bool = False) -> None:
+        """Give a row its place in the order: it has just become ready, with an order key as in a plain queue.
+
+        Args:
+          is_last: True if it comes after all that would begin at the same time, though it was pushed before.
+        """
         self.is_used = True
         sql = "SELECT key, priority, order_key FROM trio_tasks_task WHERE seq = ?"
         for key, priority, order_key in self._connection.execute(sql, (seq,)):
             if key is not None and self.rules.of_key(queue, key).is_limited:
                 self._hold(queue, key, [(seq, order_key)])
             elif key is not None or not self.rules.of(queue).is_untagged:
-                tag = self.turns.next_tag(queue, priority, NO_KEY if key is None else key)
+                tag = self.turns.next_tag(queue, priority, NO_KEY if key is None else key, is_last=is_last)
                 self._connection.execute(_TAG, (tag, order_key, seq))
 
     def arrange_returned(self, queue: int, seq: int) -> None:

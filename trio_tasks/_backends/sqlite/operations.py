@@ -496,7 +496,7 @@ class Operations:
         if key is not None:
             self._table.groups.make_fair(number)
         if self._table.groups.rules.of(number).is_fair:
-            self._table.groups.arrange(number, seq)
+            self._table.groups.arrange(number, seq, is_last=True)
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
         return True
 

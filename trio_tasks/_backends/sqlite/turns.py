@@ -119,12 +119,15 @@ class TurnTable:
         for kept in (self._times, self._finish, self._ends, self._gone, self._same_from):
             kept.clear()
 
-    def next_tag(self, queue: int, priority: int, key: str) -> int:
-        """Return the tag of a row that becomes ready, and count its turn."""
+    def next_tag(self, queue: int, priority: int, key: str, *, is_last: bool = False) -> int:
+        """Return the tag of a row that becomes ready, and count its turn.
+
+        Of rows with the same tag, the one that was pushed first goes first; with ``is_last``, this one goes last.
+        """
         turn = queue, priority, key
         finish = self._turn_end(turn)
         time = self._time(queue, priority)
-        tag = max(time.passed, finish)
+        tag = max(time.passed + is_last, finish)
         finish = self._finish[turn] = tag + self._rules.finder(queue)(key).cost
         if finish > time.finish:
             time.finish, time.is_new = finish, True
