@@ -26,6 +26,7 @@ from trio_tasks._backends.durable.engine import (
     SettlementKind,
     State,
 )
+from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.rows import RUNNING, WAITING, Row
 from trio_tasks._clock import use_wall_clock
@@ -250,6 +251,7 @@ async def test_a_rate_holds_over_restarts_and_compactions(path: Path, autojump_c
 _CHILD = """
 import sys, trio
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange
+from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 from tests.storages._rows import QUEUE, claim, contents, ids, new, push, settle, settled
 
@@ -397,3 +399,51 @@ async def test_the_first_key_waits_for_one_of_the_rows_before_it() -> None:
         rest = ids(await claim(engine, 2000))
         assert rest == [*(f"{number:04}" for number in range(3, 1000)), "last"]
         check_groups(engine)
+
+
+# After a power failure
+
+
+def _kept_at_syncs(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[bytes]:
+    """Return a list, to which the contents of the journal are added each time that it is synced."""
+    kept: list[bytes] = []
+    real = _journal._sync
+
+    def watched(fd: int) -> None:
+        real(fd)
+        kept.append(read(path))
+
+    monkeypatch.setattr(_journal, "_sync", watched)
+    return kept
+
+
+@pytest.mark.parametrize("limits", [Limits(rate=Rate(2, per=60)), Limits(rate_per_key=Rate(2, per=60))], ids=repr)
+async def test_attempts_that_count_for_a_rate_are_on_the_disk_before_they_begin(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    async with opened(path, synchronous="FULL") as engine:
+        await engine.set_limits(QUEUE, None, limits)
+        await push(engine, *(keyed(id, "a") for id in "abc"))
+        kept = _kept_at_syncs(monkeypatch, path)
+        assert len(await claim(engine)) == 1
+        assert len(await claim(engine)) == 1
+        assert len(kept) == 2
+        after_power_failure = path.parent / "after" / path.name
+        after_power_failure.parent.mkdir()
+        after_power_failure.write_bytes(kept[-1])
+        async with opened(after_power_failure) as later:
+            assert await claim(later) == []
+            assert (await later.metrics(QUEUE))["running"] == 0
+
+
+@pytest.mark.parametrize("limits", [None, Limits(concurrency=5, per_key=2, weight=2.0)], ids=repr)
+async def test_claims_wait_for_no_disk_where_there_is_no_rate(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None
+) -> None:
+    async with opened(path, synchronous="FULL") as engine:
+        await engine.set_limits(QUEUE, None, limits)
+        await engine.set_limits("another", None, Limits(rate=Rate(2, per=60)))
+        await push(engine, *(keyed(id, "a") for id in "abc"))
+        kept = _kept_at_syncs(monkeypatch, path)
+        assert len(await claim(engine)) == 1
+        assert kept == []

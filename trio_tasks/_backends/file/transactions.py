@@ -118,7 +118,8 @@ class TransactionLog:
             result = change()
             payload = encode_change(state)
             if payload is not None:
-                await self._write(journal, payload, durable=durable)
+                # An attempt counts for a rate from its beginning on, also after a power failure.
+                await self._write(journal, payload, durable=durable or bool(state.transaction.begun))
             is_written = True
         finally:
             if not is_written:
