@@ -254,6 +254,26 @@ async def test_a_rate_is_never_exceeded(opened: Opener, tmp_path: Path, autojump
 
 
 @everywhere
+async def test_slots_that_wait_for_a_rate_are_woken_by_it(
+    opened: Opener, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A rate that allows fewer attempts at once than slots wait is followed by the next one as soon as it allows it."""
+    begun: list[float] = []
+
+    async def handle(n: int) -> None:
+        begun.append(trio.current_time())
+        await trio.sleep(0.3)
+
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await storage.set_limits(Limits(rate=Rate(2, per=5)))
+        await storage.push_bulk(range(7))
+        await nursery.start(Worker("w", storage, handle, concurrency=4).run)
+        await trio.sleep(15.5)
+        assert len(begun) == 7
+        nursery.cancel_scope.cancel()
+
+
+@everywhere
 async def test_no_slot_waits_for_a_limit(opened: Opener, tmp_path: Path, autojump_clock: MockClock) -> None:
     """A key at its limit leaves the other slot to others."""
     ends: dict[int, float] = {}

@@ -470,6 +470,7 @@ class ExchangeSql:
         if not is_plain:
             groups.note_claimed(queue, rows, now)
             groups.promote(now)
+            moments += groups.rate_moments(queue, now)
             rows = [row[:12] for row in rows]
         answer.claimed.append([claimed(row, token, now) for row in rows])
         if len(rows) < claim.limit:
@@ -493,9 +494,7 @@ class ExchangeSql:
         is_fair = groups.rules.of(queue).is_fair
         if groups.prepare_claim(queue, claim.limit, now):
             moments.append(now)
-        room, free_at = groups.room(queue, claim.limit, now)
-        if free_at is not None:
-            moments.append(free_at)
+        room = groups.room(queue, claim.limit, now)
         while room > 0:
             rows = self._ready(READY_FAIR if is_fair else READY, claim._replace(limit=room), queue, now)
             held = groups.hold_excess(queue, rows, now)

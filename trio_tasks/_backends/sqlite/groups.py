@@ -399,19 +399,25 @@ class GroupTable:
         self.rules.change(queue, promote_after=at)
         return at is not None
 
-    def room(self, queue: int, limit: int, now: float) -> tuple[int, float | None]:
-        """Return the number of rows up to a limit that the queue's own limits allow to be claimed; and, if its rate
-        allows fewer, the moment at which it does.
-        """
+    def room(self, queue: int, limit: int, now: float) -> int:
+        """Return the number of rows up to a limit that the queue's own limits allow to be claimed."""
         limits = self.rules.of(queue).limits
         if limits.concurrency is not None:
             self._counters.enter_counts()
             limit = min(limit, max(0, limits.concurrency - self._counters.present(queue)[1]))
-        if limits.rate is None:
-            return limit, None
+        if limits.rate is not None:
+            limit = min(limit, max(0, self.places.window(queue, NO_KEY).free(limits.rate, now)))
+        return limit
+
+    def rate_moments(self, queue: int, now: float) -> list[float]:
+        """Return the moment from which on the queue's rate allows a row to be claimed, after those of this claim were
+        counted; nothing if it does now.
+        """
+        rate = self.rules.of(queue).limits.rate
+        if rate is None:
+            return []
         window = self.places.window(queue, NO_KEY)
-        allowed = max(0, window.free(limits.rate, now))
-        return (limit, None) if allowed >= limit else (allowed, window.free_at(limits.rate, allowed + 1))
+        return [] if window.free(rate, now) > 0 else [window.free_at(rate)]
 
     def is_at_limit(self, queue: int, running: int) -> bool:
         """Return True if the queue's own limit of running attempts allows no more."""
