@@ -490,6 +490,81 @@ def test_turns_and_rates_that_are_over_are_forgotten(file: File) -> None:
     assert len(file.sql("SELECT 1 FROM trio_tasks_rate")) < 800
 
 
+def rest(file: File, seconds: float) -> None:
+    """Look for rows in an empty queue for so long."""
+    for _ in range(5):
+        assert file.claim() == []
+        file.now += seconds / 4
+
+
+def is_plain(file: File) -> bool:
+    return not file.sql("SELECT 1 FROM trio_tasks_rules")
+
+
+def test_a_queue_that_has_no_rows_with_keys_any_more_is_plain_again(tmp_path: Path) -> None:
+    file, other = File(tmp_path / "tasks.db"), File(tmp_path / "tasks.db")
+    file.push(*["a", "b"] * 600)
+    while rows := file.claim(500):
+        file.exchange(settled=[settlement(row, keep=0.0) for row in rows])
+    other.pushed = 10_000
+    other.push("c")
+    [row] = file.claim()
+    file.end(row)
+    assert not is_plain(file)
+    rest(file, 61.0)
+    assert is_plain(file)
+    assert not file.sql("SELECT 1 FROM trio_tasks_turn")
+    other.push(None)  # it knew of keys only
+    file.push(None)
+    assert all(Q in vars(each.session)["_counters"].without_rules for each in (file, other))
+    other.push("c", "c", "d")
+    file.pushed = 20_000
+    file.set_limits(Limits(per_key=1))
+    file.push("c")
+    assert len(file.claim(100)) == 4
+    assert other.by_state("c") == {"RUNNING": 1, "held": 2}
+    for each in (file, other):
+        check(each)
+        each.session.close(each.now)
+
+
+def test_rules_that_come_after_those_of_a_queue_that_was_plain_again_are_not_taken_for_them(tmp_path: Path) -> None:
+    file, other = File(tmp_path / "tasks.db"), File(tmp_path / "tasks.db")
+    file.set_limits(Limits())  # none, but as many changes as those below
+    file.push("a")
+    other.pushed = 10_000
+    other.push("a")
+    file.exchange(settled=[settlement(row) for row in file.claim(2)])
+    rest(file, 61.0)
+    file.set_limits(Limits(per_key=1))
+    file.push("b")
+    other.push("c", "c")
+    assert [row.id for row in other.claim(9)] == ["000001", "010001"]
+    for each in (file, other):
+        check(each)
+        each.session.close(each.now)
+
+
+def test_a_queue_with_limits_or_keys_now_and_then_goes_on_by_keys(file: File) -> None:
+    other = File(file.path)
+    for _ in range(10):
+        other.push("a")
+        [row] = file.claim()
+        file.end(row)
+        rest(file, 50.0)
+    other.session.close(other.now)
+    assert not is_plain(file)
+    for key in ("a", None):
+        file.set_limits(Limits(weight=2.0), key)
+        rest(file, 100.0)
+        assert not is_plain(file)
+        file.set_limits(None, key)
+    file.pushed = 100
+    file.push("a", delay=1e4)
+    rest(file, 100.0)
+    assert not is_plain(file)
+
+
 KEYS = ("a", "b", "c", None)
 
 

@@ -62,6 +62,7 @@ DAILY = {
     "ready without a tag": (groups.UNTAGGED, (1, 0, 10), {"trio_tasks_ready"}),
     "keys of rows that have held ones": (groups.BLOCKED_KEYS, ("[]", 1), {BY_KEY, "trio_tasks_keyed"}),
     "turns": (turns.TURNS, (1, 0, "", 10), {"PRIMARY KEY"}),
+    "drop turns": (turns.DROP_TURNS, (1, 1, 10), {"PRIMARY KEY"}),
     "end of turns": (turns.END_TURNS, (1,), {"PRIMARY KEY"}),
     "rates": (places.RATES, (0.0, 1, "", 10), {"PRIMARY KEY"}),
     "limits of a key": (rules.LIMITS_OF, (1, "k"), {"PRIMARY KEY"}),

@@ -37,7 +37,7 @@ class QueueCounters:
         self._numbers: dict[str, int] = {}
         self._changes: dict[int, dict[str, int]] = {}
         self.rules: dict[int, int] = {}
-        """The number of the latest change of the rules that is known, by queue."""
+        """The number of the latest change of the rules that is known, by queue; 0 or less if there are none now."""
         self.without_rules: set[str] = set()
         """The names of queues that are known to have none."""
 
@@ -57,7 +57,7 @@ class QueueCounters:
                 return _NONE
             number, rules = rows[0]
             self._numbers[name], self.rules[number] = number, _whole(rules)
-            if not rules:
+            if rules <= 0:
                 self.without_rules.add(name)
         return number
 
@@ -66,21 +66,23 @@ class QueueCounters:
         for (rules,) in self._connection.execute("SELECT rules FROM trio_tasks_queue WHERE num = ?", (queue,)):
             if _whole(rules) != self.rules.get(queue, 0):
                 self.rules[queue] = rules
+                self._numbers.clear()
                 self.without_rules.clear()
 
-    def change_rules(self, queue: int) -> int:
-        """Raise the number of the latest change of a queue's rules, and return it.
+    def change_rules(self, queue: int, *, ends: bool = False) -> None:
+        """Give a number that was never given to the latest change of a queue's rules; ``ends`` if there are none now.
 
         Raises:
           FastPathFailed: another session has changed them.
         """
         known = self.rules.get(queue, 0)
+        number = -(abs(known) + 1) if ends else abs(known) + 1
         sql = "UPDATE trio_tasks_queue SET rules = ? WHERE num = ? AND rules = ?"
-        if self._connection.changed(sql, (known + 1, queue, known)) < 1:
+        if self._connection.changed(sql, (number, queue, known)) < 1:
             raise FastPathFailed
-        self.rules[queue] = known + 1
-        self.without_rules.clear()  # they are looked up again
-        return known + 1
+        self.rules[queue] = number
+        self._numbers.clear()  # they are looked up again
+        self.without_rules.clear()
 
     def count(self, queue: int, **changes: int) -> None:
         """Add to the counts of a queue, to be stored at the end of the transaction."""

@@ -476,6 +476,8 @@ class ExchangeSql:
         if len(rows) < claim.limit:
             self._counters.enter_counts()
             live, running, held = self._counters.present(queue)
+            if not (live or is_plain):
+                groups.make_plain(queue, now)
             answer.next_due.append(self._next_due(queue, now, moments))
             answer.live.append(live)
             answer.held_back.append(held > 0 or (not is_plain and groups.is_at_limit(queue, running)))

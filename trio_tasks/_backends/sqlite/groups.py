@@ -1,6 +1,7 @@
 """The groups of rows with one key in an SQLite file: their turns, their limits, and the rows that these hold back.
 
-1. A queue is *plain* until its first row with a key. Its order keys are times, and nothing of this module is used.
+1. A queue is *plain* until its first row with a key, and again when it has had no rows and no limits for a while. Its
+   order keys are times, and nothing of this module is used.
 2. From then on a row that becomes ready gets a *tag* as its order key, by start-time fair queueing (see
    :mod:`trio_tasks._contracts.fairness`); the time since when it is ready stands beside it. The rows that were ready
    before belong to the group without a key. They get their tags from the front, some before each claim; until all have
@@ -48,6 +49,8 @@ _HOLD = """
 UPDATE trio_tasks_task SET state = 1, held = 1, order_key = ?, since = ?, due = start_by WHERE seq = ?
 """
 ADMIT = "UPDATE trio_tasks_task SET state = 0, held = 0, order_key = ?, due = start_by WHERE seq = ?"
+_WITHOUT_KEYS_FOR = 60.0
+"""Seconds without a key after which a queue without rows and limits is plain again."""
 COUNT_RUNNING = """
 UPDATE trio_tasks_task SET held = 0 WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2
 AND key IS NOT NULL AND held IS NULL
@@ -74,6 +77,7 @@ class GroupTable:
         self.is_used = False
         """True if something has to be stored, or forgotten, before the end of the transaction."""
         self._free: dict[tuple[int, str], int] = {}  # places of keys, for new rows that are not inserted yet
+        self._without_keys_since: dict[int, float] = {}  # by queue; only where it was found without rows
         self.has_promoted = False
         """True if held rows became ready since this was last set to False."""
 
@@ -112,12 +116,24 @@ class GroupTable:
 
     def make_fair(self, queue: int) -> None:
         """Let the keys of a queue take turns from now on."""
+        self._without_keys_since.pop(queue, None)
         rules = self.rules.of(queue)
         if rules.is_fair:
             return
         sql = "SELECT 1 FROM trio_tasks_task WHERE queue = ? AND state = 0 LIMIT 1"
         is_untagged = bool(self._connection.execute(sql, (queue,)))
         self.rules.change(queue, is_fair=True, is_untagged=is_untagged)
+
+    def make_plain(self, queue: int, now: float) -> None:
+        """Let a queue that has no rows go by priority and time alone again, if it has no limits, and no key was seen
+        here for a while: each change of this kind costs all sessions a transaction that is made again.
+        """
+        if not self.rules.of(queue).can_end:
+            return
+        without_keys_since = self._without_keys_since.setdefault(queue, now)
+        if now >= without_keys_since + _WITHOUT_KEYS_FOR and self.turns.drop(queue):
+            self.rules.end(queue)
+            del self._without_keys_since[queue]
 
     def expect(self, queue: int, rows: Iterable[tuple[int, str | None]]) -> None:
         """Read at once what has to be known of the keys of new rows, each of which comes with its priority."""
@@ -467,6 +483,8 @@ class GroupTable:
             self.places.begin(queue, NO_KEY, rules.limits.rate, now, len(rows))
         if not rules.is_fair:
             return
+        if any(row[13] is not None for row in rows):
+            self._without_keys_since.pop(queue, None)
         for priority, tag in {row[14]: row[12] for row in rows}.items():  # of each priority, the last row
             if tag < 0:
                 self.turns.pass_to(queue, priority, tag)

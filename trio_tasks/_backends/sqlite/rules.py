@@ -66,6 +66,7 @@ class Rules:
     """
 
     __slots__ = (
+        "can_end",
         "has_rates",
         "is_complete",
         "is_fair",
@@ -102,6 +103,8 @@ class Rules:
         """True if claims go by priority and time alone."""
         self.of_others = KeyLimits.of(limits)
         """Those of keys that have none of their own."""
+        self.can_end = is_fair and not own and is_complete and limits == _NO_LIMITS
+        """True if the queue could be plain again, if it has no rows."""
         self.limits_keys = is_fair and (bool(own) or not is_complete or self.of_others.is_limited)
         """True if keys may have limits."""
         rates = (each.rate_per_key for each in (limits, *own.values()))
@@ -135,7 +138,7 @@ class RulesTable:
     def of(self, queue: int) -> Rules:
         """Return the rules of a queue."""
         number = self._counters.rules.get(queue, 0)
-        if not number:
+        if number <= 0:
             return _NONE
         known = self._known.get(queue)
         if known is None or known.number != number:
@@ -205,6 +208,15 @@ class RulesTable:
         guarded = rules.is_guarded if is_guarded is None else is_guarded
         self._connection.execute(_SET_RULES, (queue, int(fair), int(untagged), after, int(guarded)))
         self._counters.change_rules(queue)
+
+    def end(self, queue: int) -> None:
+        """Let a queue have no rules any more.
+
+        Raises:
+          FastPathFailed: another session has changed them.
+        """
+        self._connection.execute("DELETE FROM trio_tasks_rules WHERE queue = ?", (queue,))
+        self._counters.change_rules(queue, ends=True)
 
     def roll_back(self) -> None:
         """Forget what was read in a transaction that was rolled back."""

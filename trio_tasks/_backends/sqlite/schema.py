@@ -115,7 +115,8 @@ _KEYS_AND_LIMITS = [
     """,
     "CREATE INDEX trio_tasks_held ON trio_tasks_task (queue) WHERE held = 1",
     "ALTER TABLE trio_tasks_queue ADD COLUMN held_now INTEGER NOT NULL DEFAULT 0",  # rows, of those that are delayed
-    # The number of the latest change in the two tables that follow; 0 if there is nothing of the queue.
+    # The number of the latest change in the two tables that follow; below 0 if it was that a queue without rows has no
+    # keys and no limits any more; 0 if it never had.
     "ALTER TABLE trio_tasks_queue ADD COLUMN rules INTEGER NOT NULL DEFAULT 0",
     """
     CREATE TABLE trio_tasks_rules (

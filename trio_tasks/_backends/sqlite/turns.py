@@ -45,6 +45,10 @@ AND (order_key, seq) {} (?, ?) ORDER BY order_key {}, seq {} LIMIT ?
 READY_AFTER = _READY.format(">", "ASC", "ASC")
 READY_BEFORE = _READY.format("<", "DESC", "DESC")
 _RETAG = "UPDATE trio_tasks_task SET order_key = ? WHERE seq = ?"
+DROP_TURNS = """
+DELETE FROM trio_tasks_turn WHERE queue = ? AND (priority, key) IN (
+    SELECT priority, key FROM trio_tasks_turn WHERE queue = ? LIMIT ?)
+"""
 _OTHER_COST = """
 UPDATE trio_tasks_turn SET same_from = finish, gone_from = NULL, gone_to = NULL WHERE queue = ?
 """
@@ -287,6 +291,10 @@ class TurnTable:
         self._finish[turn] = finish
         self._same_from.pop(turn, None)
         return left._replace(at=None)
+
+    def drop(self, queue: int) -> bool:
+        """Drop turns of a queue that has no rows; return True if none is left."""
+        return self._connection.changed(DROP_TURNS, (queue, queue, _LOOKED_AT)) < _LOOKED_AT
 
     def _drop_idle(self, queue: int) -> bool:
         """Drop some of the turns that are over, if many were stored: without them, all is the same."""
