@@ -161,6 +161,18 @@ class ClaimChecker(EventChecker):
         is_in_silence = task.parts.status is Status.Killed and task_id not in self.final
         self.killed_waiting += is_in_silence or task.parts.status is Status.Pending
 
+    def was_withdrawn(self, task_id: str) -> None:
+        """Note that a task is not known any more, since its call was cancelled."""
+        self.pushed.discard(task_id)
+        self.forgotten.add(task_id)
+        outcome = self.final.get(task_id)
+        if outcome is None:
+            self.killed_waiting += 1
+        elif not isinstance(outcome, Killed):
+            self.fault(f"{task_id} was {outcome}, and is forgotten")
+        kinds = (type(claim.settled).__name__.lower() for claim in self.claims_of_task(task_id))
+        self.forgotten_pasts.update(kind for kind in kinds if kind in ("retried", "failed", "killed"))
+
     def will_stop(self, context: WorkerContext) -> None:
         """Note that a worker is told to stop: it takes no task from now on."""
         self.stopped.setdefault(context, self.quiet)
@@ -350,6 +362,10 @@ class ClaimChecker(EventChecker):
         parts = task.parts
         claim = self._claims.get(key_of(parts))
         return [claim] if claim is not None else self._by_attempt.get((parts.id, parts.attempt), [])
+
+    def claims_of_task(self, task_id: str) -> list[Claim]:
+        """Return all claims of a task."""
+        return [claim for claim in self._claims.values() if claim.parts.id == task_id]
 
     def attempt_ended(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
         self.check_children(task)

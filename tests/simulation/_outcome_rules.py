@@ -47,7 +47,7 @@ def check_error_outcome(
     delays = [each.delay for each in errors if isinstance(each, RetryAfterError)]
     after = 0.0
     kind: type[Outcome] = Retried
-    if parts.unfit is not None:
+    if parts.unfit is not None and not isinstance(parts.unfit, AbortError):  # nor was it aborted before it began
         kind = Failed
     elif any(isinstance(each, AbortError) for each in errors):
         kind = Killed

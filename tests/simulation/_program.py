@@ -28,6 +28,7 @@ from tests.simulation._claim import Claim
 from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._program_run import ProgramRun, rng
 from tests.simulation._quiescence_checks import QuiescenceChecks
+from tests.simulation._random_calls import RandomCalls
 from tests.simulation._random_controls import RandomControls
 from tests.simulation._random_handlers import RandomHandlers
 from tests.simulation._random_looks import RandomLooks
@@ -78,6 +79,7 @@ class Program:
         self._random_workers = RandomWorkers(seed, self.faults, self.checker, self._random_handlers)
         self._bulk_changes = BulkChanges(self.checker)
         self._random_controls = RandomControls(self.checker, self._random_pushes, self._random_workers)
+        self._random_calls = RandomCalls(self.checker, self._random_pushes, self.stores.lease)
         self._random_looks = RandomLooks(self.checker, self._random_pushes)
         self._quiescence_checks = QuiescenceChecks(self.checker, self.stores, self.faults)
         self._missing: set[Claim] = set()
@@ -107,15 +109,19 @@ class Program:
                     self._begin_run(number, storages)
                     try:
                         await self._run_random(self._program_run)
-                        await audit(self.checker, storages)
+                        await self._audit(storages)
                         if number == self.stores.run_count - 1:
                             await self._bulk_changes.act(storages[0], rng(self.seed, "bulk"))
-                            await audit(self.checker, storages)
+                            await self._audit(storages)
                             await self._finish_in_order(self._program_run)
-                            await audit(self.checker, storages)
+                            await self._audit(storages)
                     finally:
                         self._quiescence_checks.program_run = None
                 self.checker.closed()
+
+    async def _audit(self, storages: list[Any]) -> None:
+        await self._random_calls.forget_withdrawn(storages[0])
+        await audit(self.checker, storages)
 
     def _begin_run(self, number: int, storages: list[Any]) -> None:
         self.checker.note(f"storages opened for the {number}th time: {storages}, {self.faults}")
@@ -148,6 +154,8 @@ class Program:
                     program_run,
                     rng(self.seed, "doors", workers.backends_made),
                 )
+                if self.seed % 3 == 2:
+                    self._start_callers(program_run, nursery, rng(self.seed, "callers", workers.backends_made))
                 looks = rng(self.seed, "looks", workers.backends_made)
                 if looks.random() < 0.5:
                     nursery.start_soon(self._random_looks.look, program_run, looks)
@@ -158,6 +166,11 @@ class Program:
                         await self._random_pushes.push_too_late(random.choice(program_run.storages))
                     await trio.sleep(random.random() * 30)
                 everything.cancel()
+
+    def _start_callers(self, program_run: ProgramRun, nursery: trio.Nursery, random: Random) -> None:
+        for number in range(random.randint(1, 3)):
+            caller = rng(self.seed, "caller", number, self._random_workers.backends_made)
+            nursery.start_soon(self._random_calls.call, random.choice(program_run.storages), caller)
 
     def _wind_down(self, program_run: ProgramRun) -> None:
         if self.random.random() < 0.5:

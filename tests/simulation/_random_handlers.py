@@ -85,6 +85,7 @@ class RandomHandlers:
         self._begin(task)
         if not self.is_orderly:
             random = self._rng(task)
+            self._checker.children[task.parts] += 1
             try:
                 await self._behave(task, random, nursery)
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
@@ -94,6 +95,8 @@ class RandomHandlers:
                 if kinds - {trio.Cancelled, SuspendError}:
                     self._checker.failed.add(task.parts)
                 raise
+            finally:
+                self._checker.children[task.parts] -= 1
         return task.args * 2
 
     def handle_in_thread(self, task: Task[int]) -> int:

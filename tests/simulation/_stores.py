@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from trio_tasks import FileStorage, Limits, MemoryStorage, SqliteStorage
+from trio_tasks._contracts.calls import USUAL_LEASE
 
 Kind = Literal["memory", "file", "sqlite"]
 KINDS: tuple[Kind, ...] = ("memory", "file", "sqlite")
@@ -40,6 +41,11 @@ class Stores:
         disk = _MEMORY_DISK if _MEMORY_DISK.is_dir() else None
         self._directory = TemporaryDirectory(prefix="trio_tasks-", dir=disk) if kind != "memory" else None
         self._reader: sqlite3.Connection | None = None
+
+    @property
+    def lease(self) -> float:
+        """Seconds of a lease; in memory, of the time that a call waits for the end of its task."""
+        return USUAL_LEASE if self.is_memory else self._lease
 
     @property
     def is_memory(self) -> bool:
