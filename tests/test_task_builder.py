@@ -8,7 +8,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from trio.testing import MockClock
 from trio_tasks._clock import use_wall_clock
+from trio_tasks._contracts.sink import make_tasks
+from trio_tasks._tasks.call import Call
 from trio_tasks._tasks.outcome import Status
 from trio_tasks._tasks.task import Task, TaskBuilder, TaskOptions, make_task, options_for_many
 from trio_tasks._tasks.task_id import TaskId
@@ -100,6 +103,40 @@ def test_a_builder_builds_several_tasks_which_share_nothing_that_changes() -> No
     assert str not in other.parts.extensions
     assert builder.metadata(a=1).build().parts.metadata == {"a": 1}
     assert one.parts.metadata == {}
+
+
+def test_what_is_set_after_a_task_was_built_is_not_in_it() -> None:
+    builder = TaskBuilder("args").priority(3).metadata(a=1)
+    one = builder.build()
+    other = builder.attempts(2).priority(4).metadata(b=2).build()
+    assert (one.parts.priority, one.parts.terms.attempts, dict(one.parts.metadata)) == (3, None, {"a": 1})
+    assert (other.parts.priority, other.parts.terms.attempts, dict(other.parts.metadata)) == (4, 2, {"a": 1, "b": 2})
+
+
+def test_a_builder_with_the_options_of_a_call_keeps_those_that_are_not_set_again() -> None:
+    call: Call = Call("send", {}, options={"priority": 3, "attempts": 2, "metadata": {"a": 1}})
+    task = TaskBuilder(call).attempts(5).metadata(b=2).build()
+    assert (task.parts.priority, task.parts.terms.attempts, dict(task.parts.metadata)) == (3, 5, {"a": 1, "b": 2})
+    assert Task(call).parts.terms.attempts == 2
+
+
+async def test_tasks_of_one_push_share_what_does_not_change(autojump_clock: MockClock) -> None:
+    """What is made for each of them is the id, the moment at which it is ready, and its data."""
+    options: TaskOptions = {"priority": 3, "delay": 5, "metadata": {"a": 1}, "data": [5]}
+    one, other = (task.parts for task in await make_tasks([1, 2], options))
+    assert one.terms is other.terms
+    assert one.metadata is other.metadata
+    assert one.id < other.id
+    assert None not in (one.run_at, other.run_at)
+    one.extensions.insert("text")
+    assert str not in other.extensions
+
+
+async def test_each_call_of_one_push_keeps_its_own_options(autojump_clock: MockClock) -> None:
+    calls: list[Any] = [Call("send", {}, options={"priority": n, "timeout": n}) for n in (1, 2)]
+    tasks = await make_tasks([*calls, 3], {"timeout": 9})
+    assert [task.parts.name for task in tasks] == ["send", "send", None]
+    assert [(task.parts.priority, task.parts.timeout) for task in tasks] == [(1, 9), (2, 9), (0, 9)]
 
 
 def test_a_builder_tells_for_what_it_is() -> None:

@@ -22,6 +22,7 @@ from . import (
     memory,
     named,
     observing,
+    options,
     schedules,
     side_by_side,
     speed,
@@ -43,6 +44,7 @@ BENCHMARKS = {
     "schedules": schedules.show,
     "crowd": crowd.show,
     "layers": layers.show,
+    "options": options.show,
 }
 
 

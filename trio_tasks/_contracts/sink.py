@@ -14,7 +14,7 @@ import trio
 from .._checks import check_callable, check_sync, check_unicode
 from .._printing import quoted
 from .._tasks.errors import DuplicateTaskError
-from .._tasks.task import Task, make_task, options_for_many
+from .._tasks.task import Task, make_task, options_for_many, task_maker
 from .storage_events import Pushed
 
 if TYPE_CHECKING:
@@ -195,9 +195,9 @@ class TaskSink(ABC, Generic[A]):
         """
         options = options_for_many(options, self)
         _check_channel(source)
-        pushed = 0
+        pushed, make = 0, task_maker(options)
         async for args in source:
-            await self.push_task(make_task(args, options, self))
+            await self.push_task(make(args))
             pushed += 1
         if not pushed:
             await trio.lowlevel.checkpoint()
@@ -220,9 +220,9 @@ async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = Non
     options = options_for_many(options, sink)
     if not hasattr(many, "__iter__"):
         raise TypeError(f"push_bulk takes a list of args, not {type(many).__name__}")
-    source = iter(many)
+    source, make = iter(many), task_maker(options)
     tasks: list[Task[A]] = []
-    while stretch := [make_task(args, options) for args in islice(source, BATCH_SIZE)]:
+    while stretch := [make(args) for args in islice(source, BATCH_SIZE)]:
         tasks += stretch
         await trio.lowlevel.checkpoint()
     if len(tasks) > 1 and options.get("on_conflict") == "raise":

@@ -436,25 +436,36 @@ class TaskBuilder(Generic[A]):
     unless one was set.
     """
 
-    __slots__ = ("_args", "_data", "_id", "_metadata", "_run_at", "_terms")
+    __slots__ = ("_args", "_base", "_changed", "_data", "_id", "_metadata", "_run_at")
 
     def __init__(self, args: A) -> None:
         self._args = args
         self._id: TaskId | None = None
         self._run_at: datetime | None = None
-        self._metadata: dict[str, Any] = {}
+        self._metadata = NO_METADATA
         self._data: list[object] = []
-        self._terms = USUAL_TERMS
+        self._base = USUAL_TERMS
+        self._changed: dict[
+            str, Any
+        ] = {}  # terms that differ from the base: to make Terms anew costs as much as a push
         if type(args) is Call:
             self._take(options_of(args))
 
     def _take(self, other: TaskBuilder[Any]) -> None:
         """Set the options of another builder."""
-        self._id, self._run_at, self._terms = other._id, other._run_at, other._terms
-        self._metadata, self._data = other._metadata.copy(), other._data.copy()
+        self._id, self._run_at, self._base, self._changed = other._id, other._run_at, other._terms, {}
+        self._metadata, self._data = other._metadata, other._data.copy()
+
+    @property
+    def _terms(self) -> Terms:
+        """The terms as they are set now."""
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            self._base = Terms(**changed) if self._base is USUAL_TERMS else replace(self._base, **changed)
+        return self._base
 
     def _with(self, **terms: Any) -> TaskBuilder[A]:
-        self._terms = replace(self._terms, **terms)
+        self._changed.update(terms)
         return self
 
     def id(self, task_id: str) -> TaskBuilder[A]:
@@ -512,7 +523,8 @@ class TaskBuilder(Generic[A]):
         """Add plain values that are stored with the task, by name."""
         if values is not None and not isinstance(values, Mapping):
             raise TypeError(f"metadata must be a mapping from names to plain values, not {type(values).__name__}")
-        self._metadata.update(Metadata(values, **more))
+        added = Metadata(values, **more)
+        self._metadata = Metadata({**self._metadata, **added}) if self._metadata else added
         return self
 
     def data(self, *values: object) -> TaskBuilder[A]:
@@ -622,14 +634,15 @@ class TaskBuilder(Generic[A]):
 
     def _make_parts(self) -> Parts:
         """Make the parts of a task with these options."""
-        check_ends(self._terms, self._terms.delay)
+        terms = self._terms
+        check_ends(terms, terms.delay)
         parts = Parts(
             self._id,
-            terms=self._terms,
-            metadata=Metadata(self._metadata) if self._metadata else NO_METADATA,
+            terms=terms,
+            metadata=self._metadata,
             extensions=Extensions(*self._data) if self._data else None,
         )
-        parts.run_at = wall_after(self._terms.delay) if self._terms.delay else self._run_at
+        parts.run_at = wall_after(terms.delay) if terms.delay else self._run_at
         return parts
 
     def __copy__(self) -> TaskBuilder[A]:
@@ -733,10 +746,27 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
     """
     if not options:
         return Task(args)
-    check_options(options, "push" if sink is None else f"{type(sink).__name__}.push")
+    if not options.keys() <= _KEYWORDS:
+        check_options(options, "push" if sink is None else f"{type(sink).__name__}.push")
     builder = TaskBuilder(args)
     builder._set_options(options, "push")  # pyright: ignore[reportPrivateUsage]  # it is in this module
     return builder.build()
+
+
+def task_maker(options: TaskOptions) -> Callable[[Any], Task[Any]]:
+    """Return a function that makes a task from args, as :func:`make_task` does with these options, which
+    :func:`options_for_many` has checked. What tasks can share is made once.
+    """
+    if not options:
+        return Task
+    builder = TaskBuilder(None)._set_options(options, "push")  # pyright: ignore[reportPrivateUsage]  # it is in this module
+
+    def make(args: Any) -> Task[Any]:
+        if type(args) is Call:  # which brings options of its own
+            return make_task(args, options)
+        return Task(args, builder._make_parts())  # pyright: ignore[reportPrivateUsage]  # the same
+
+    return make
 
 
 def check_options(options: TaskOptions, taker: str, *, without: Collection[str] = ()) -> None:

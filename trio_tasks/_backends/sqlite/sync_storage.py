@@ -14,7 +14,7 @@ from ..._contracts.sink import BATCH_SIZE
 from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import UnknownTaskError
 from ..._tasks.outcome import typed
-from ..._tasks.task import make_task, options_for_many
+from ..._tasks.task import make_task, options_for_many, task_maker
 from ..._tasks.task_id import TaskId
 from ..durable.engine import Exchange, State
 from ..durable.rows import ids_of, result_of, task_of
@@ -111,7 +111,8 @@ class SyncSqliteStorage(Generic[A]):
           DuplicateTaskError: one is a duplicate; all others are pushed before it is raised.
         """
         options = options_for_many(options, self)
-        rows = [self._row_of(make_task(args, options, self), self._now) for args in many]
+        make = task_maker(options)
+        rows = [self._row_of(make(args), self._now) for args in many]
         answers: list[str | DuplicateTaskError] = []
         for start in range(0, len(rows), BATCH_SIZE):
             answers += self._insert(rows[start : start + BATCH_SIZE])
