@@ -15,6 +15,11 @@ FOUND: list[tuple[Kind, int, str]] = [
         "a lease that was over still counted when the next one began, so who waited for a task span until that ended",
     ),
     (
+        "memory",
+        1118,
+        "explain killed a task that was late, and nobody was told that there was room for another one",
+    ),
+    (
         "sqlite",
         481,
         "a task that was replaced while it ran had lost its unique key, so it could be resumed beside its successor",

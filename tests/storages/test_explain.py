@@ -101,6 +101,19 @@ async def test_a_task_that_was_cancelled_or_has_expired(opened: Opener, tmp_path
         assert "TaskExpiredError" in (await explain(storage, expires, "finished")).error
 
 
+async def test_an_explanation_that_finds_a_task_late_makes_room(mock_clock: MockClock) -> None:
+    storage = MemoryStorage[int](1)
+    expires = await storage.push(1, expires_in=5.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storage.push, 2)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(6.0)
+        await explain(storage, expires, "finished")
+        await wait_all_tasks_blocked()
+        assert storage.statistics().pushers_waiting == 0
+        nursery.cancel_scope.cancel()
+
+
 @everywhere
 async def test_a_running_task(opened: Opener, tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:

@@ -676,6 +676,7 @@ class MemoryStorage(
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         queue = self._queue
+        queue.expire()  # which may make room for those that wait for it
         evidence = Evidence(id=task_id, queue=queue.name, now=queue.ledger.seconds(), is_paused=queue.is_paused)
         now, ledger = trio.current_time(), queue.ledger
         ledger.enter_due(now)
