@@ -328,8 +328,13 @@ class Session:
         """Answer an exchange that has only claims, if there is nothing to claim, without the lock of a writer: all
         sessions look after a push, and one of them finds the task. Return None if the exchange has to be made.
         """
+        if not exchange.has_only_claims or self._opening.read_only:
+            return None
+        jump = self._clock.tick()  # by hours if the machine has been asleep: then rows are due, and leases have run out
         now = max(now, self._clock.now())
-        if not exchange.has_only_claims or now >= self._renew_at or self._opening.read_only:
+        if jump:
+            self._sql.hold_back_orphans(now)
+        if now >= self._renew_at:
             return None
         try:
             return self._in_transaction(lambda: self._sql.look(exchange.claims, now), "BEGIN")
