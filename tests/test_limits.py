@@ -171,7 +171,7 @@ def test_a_rate_is_never_exceeded(seed: int) -> None:
             assert now < later <= begun[-rate.n] + rate.per * 1.0101
             now = later
         window = RateWindow(window.state())
-        assert len(window.state()) <= 102
+        assert len(window.state()) <= 108
     for first, last in zip(begun, begun[rate.n :], strict=False):
         assert last - first >= rate.per * (1 - 1e-6)
     assert len(begun) > 4 * rate.n
@@ -186,3 +186,12 @@ def test_a_rate_that_is_lowered_counts_what_has_begun() -> None:
     assert window.free_at(Rate(4, per=60), 5) == math.inf
     assert window.free(Rate(4, per=60), 1061.0) == 4
     assert window.is_empty
+
+
+def test_a_rate_that_follows_a_long_one_counts_no_more_than_its_own_time() -> None:
+    """Attempts that began a minute ago count for a rate of an hour, and not for one of a second that follows."""
+    window = RateWindow()
+    window.begin(Rate(5, per=86400), 1000.0, 5)
+    assert window.free(Rate(5, per=3600), 1060.0) == 0
+    assert 4600 < window.free_at(Rate(5, per=3600)) < 4636
+    assert window.free(Rate(5, per=1), 1060.0) == 5

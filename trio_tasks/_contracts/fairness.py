@@ -27,8 +27,10 @@ FIRST_TAG = -(2**62)
 microseconds since the epoch: it takes 2**42 turns to get there."""
 NO_KEY = ""
 """The key of tasks without a key, which count together as one: no key that a user may give is empty."""
-_BUCKETS = 100
-"""Parts of a rate's time, in each of which begun attempts are counted together."""
+_BUCKETS = 106
+"""Parts of a rate's time, in each of which begun attempts are counted together,"""
+_KEPT = 1.0005
+"""and its multiple for which they count, as clocks are not exact. Both make a place late by less than a hundredth."""
 _MOST_IDLE = 256
 """Keys that are remembered at least; with more of them, those whose turn is over are forgotten now and then."""
 
@@ -74,9 +76,10 @@ class VirtualTime:
 class RateWindow:
     """The attempts that have begun within the latest ``per`` seconds of a rate.
 
-    Times are rounded up to a hundredth of ``per``, so that at most so many numbers are kept: more than ``n`` attempts
-    never begin within ``per`` seconds, and a place may be free up to a hundredth of ``per`` late. If another rate is
-    used from now on, what has begun counts on, as far as it was kept for the one before.
+    Those of the same hundredth of ``per`` are counted together, at the time of the last one, so that about a hundred
+    numbers are kept: more than ``n`` attempts never begin within ``per`` seconds, and a place may be free up to a
+    hundredth of ``per`` late. No moment is in the future: if another rate is used from now on, what has begun counts on
+    for the time of that, as far as it was kept for the one before.
 
     Args:
       begun: the state of another window, as :meth:`state` has given it.
@@ -89,19 +92,19 @@ class RateWindow:
         self._total = sum(number for _, number in self._begun)
 
     def state(self) -> list[tuple[float, int]]:
-        """Return all that is known: moments, rounded up, and the number of attempts that had begun by each."""
+        """Return all that is known: moments, and the number of attempts that had begun by each."""
         return [*self._begun]
 
     def begin(self, rate: Rate, now: float, number: int = 1) -> None:
         """Count so many attempts that begin now."""
-        step = rate.per / _BUCKETS
-        moment = max(now, (math.floor(now / step) + 1) * step)
-        if self._begun and self._begun[-1][0] >= moment:
-            moment, before = self._begun.pop()
-            self._begun.append((moment, before + number))
-        else:
-            self._begun.append((moment, number))
         self._total += number
+        if self._begun:
+            last, before = self._begun[-1]
+            step = rate.per / _BUCKETS
+            if last >= now or last // step == now // step:
+                self._begun[-1] = max(last, now), before + number
+                return
+        self._begun.append((now, number))
 
     def take_back(self) -> None:
         """Count one of the attempts that were counted last no more, since it has not begun."""
@@ -113,7 +116,8 @@ class RateWindow:
 
     def free(self, rate: Rate, now: float) -> int:
         """Return the number of attempts that may begin now: below 0 if the rate was lowered meanwhile."""
-        while self._begun and self._begun[0][0] + rate.per <= now:
+        kept = rate.per * _KEPT
+        while self._begun and self._begun[0][0] + kept <= now:
             self._total -= self._begun.popleft()[1]
         return rate.n - self._total
 
@@ -125,7 +129,7 @@ class RateWindow:
         for moment, begun in self._begun:
             wanted -= begun
             if wanted <= 0:
-                return moment + rate.per
+                return moment + rate.per * _KEPT
         return math.inf
 
     @property
