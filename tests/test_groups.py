@@ -89,6 +89,19 @@ def test_turns_go_by_weight() -> None:
     assert 299 <= Counter(queue.keys(400))["heavy"] <= 301
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.001, 1.0), (0.5, 3.0), (3.0, 0.5), (1000.0, 0.25)])
+@pytest.mark.parametrize("of_queue", [False, True])
+def test_a_changed_weight_holds_from_the_next_turn_on(before: float, after: float, of_queue: bool) -> None:
+    """A key with a small weight does not wait for the rest of a long turn once it has a larger one."""
+    queue = Queue(Limits(weight=before)) if of_queue else Queue(a=Limits(weight=before))
+    queue.set(Limits(), "b")
+    queue.push("a", 1000)
+    queue.push("b", 1000)
+    queue.take(30)
+    queue.set(Limits(weight=after), None if of_queue else "a")
+    assert abs(queue.keys(200).count("a") - 200 * after / (after + 1)) <= 2
+
+
 def test_a_key_at_its_limit_is_passed_over() -> None:
     """Others go on; a row of it begins when another one ends."""
     queue = Queue(Limits(per_key=2))

@@ -518,12 +518,24 @@ class Groups(Generic[R]):
                 self._unpark(group)
 
     def _apply(self, group: _Group[R]) -> None:
+        before = group.cost
         group.go_by(self.limits.effective(group.key))
+        if before and group.cost != before:
+            for line in group.lines.values():
+                self._scale(line, before)
         if group.rate is not None:
             self._rated[group.key] = group
         else:
             self._rated.pop(group.key, None)
         self._count_held(group)
+
+    def _scale(self, line: _Line[R], before: int) -> None:
+        """Let the rest of the turn of a line be as long as the weight of its key says now."""
+        passed = line.level.passed
+        if line.tag > passed:
+            line.tag = passed + max(1, (line.tag - passed) * line.group.cost // before)
+            if line.place:
+                self._queue(line, again=True)
 
     def _count_held(self, group: _Group[R]) -> None:
         """Count again the rows of a group for which there is no place."""
