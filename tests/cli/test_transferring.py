@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import Failed, Schedules, Succeeded, TaskBuilder, every, open_url
+from trio_tasks import Failed, Limits, Rate, Schedules, Succeeded, Task, TaskBuilder, every, open_url
 from trio_tasks._cli import dump as dump_format, transferring
 from trio_tasks.abc import ScheduleChange, StoredSchedule
 
@@ -30,6 +30,10 @@ async def add_what_is_rare(url: str) -> None:
         await storage.push({"to": "h"}, id="held", priority=100, unique="held")
         await storage.receive()
         await storage.share(queue="sms").pause()
+        await storage.set_limits(Limits(concurrency=5, per_key=2, rate=Rate(9, per=0.5), rate_per_key=Rate(7, per=60)))
+        await storage.set_limits(Limits(per_key=1, weight=0.5), key=WILD)
+        await storage.set_limits(Limits(), key="a")
+        await storage.share(queue="sms").set_limits(Limits(weight=3))
         task = TaskBuilder({"to": "é"}).attempts(3).unique("a", until="start").metadata({"b": b"\0"}).build()
         template = storage.make_template(task)
         times = StoredSchedule("every(days=1)", "emails", template, 10**15, within=60.5, jitter=2.0, is_dynamic=True)
@@ -88,7 +92,20 @@ def test_the_lines_of_a_dump(tmp_path: Path) -> None:
     lines = records(dump)
     assert lines[0] == {"kind": "header", "format": "trio_tasks dump", "version": 1}
     assert lines[-1] == {"kind": "end", "tasks": 7, "schedules": 2}
-    assert [each["kind"] for each in lines[1:-1]] == ["task"] * 6 + ["queue", "task"] + ["schedule"] * 2
+    kinds = ["limits"] * 3 + ["task"] * 6 + ["queue", "limits", "task"] + ["schedule"] * 2
+    assert [each["kind"] for each in lines[1:-1]] == kinds
+    assert lines[1] == {
+        "kind": "limits",
+        "queue": "emails",
+        "concurrency": 5,
+        "per_key": 2,
+        "rate": {"n": 9, "per": 0.5},
+        "rate_per_key": {"n": 7, "per": 60.0},
+    }
+    assert lines[2:4] == [
+        {"kind": "limits", "queue": "emails", "key": "a"},
+        {"kind": "limits", "queue": "emails", "key": WILD, "per_key": 1, "weight": 0.5},
+    ]
     assert {"kind": "queue", "queue": "sms", "is_paused": True} in lines
     by_id = {each["id"]: each for each in lines if each["kind"] == "task"}
     assert by_id["email-0"]["payload"] == {"cbor": {"to": "a"}}
@@ -222,7 +239,7 @@ IN_LINE_3: dict[str, tuple[object, str]] = {
     "digits": (b'{"kind": "task", "attempt": ' + b"9" * 5000 + b"}\n", "it "),
     "empty": (b"\n", "it must be an object of JSON, and is not"),
     "list": ([], "it must be an object of JSON, and is []"),
-    "kind": ({"kind": "job"}, 'its "kind" must be one of header, queue, task, schedule, end, not "job"'),
+    "kind": ({"kind": "job"}, 'its "kind" must be one of header, queue, limits, task, schedule, end, not "job"'),
     "no kind": ({"id": "a"}, 'its "kind" must be one of'),
     "second header": (HEADER, "it is a header, which stands in the first line alone"),
     "no queue": ({**TASK, "queue": ""}, "queue must be a text that is not empty"),
@@ -237,6 +254,16 @@ IN_LINE_3: dict[str, tuple[object, str]] = {
     "base64": ({**TASK, "payload": {"base64": "%"}}, 'payload must be {"base64": text}'),
     "both": ({**TASK, "payload": {"base64": "", "cbor": 1}}, 'payload must be {"base64": text}'),
     "bytes": ({**TASK, "payload": {"cbor": {"$bytes": 7}}}, 'payload must be {"base64": text}'),
+    "limits of nothing": ({"kind": "limits", "per_key": 1}, "it has no queue"),
+    "a limit": ({"kind": "limits", "queue": "q", "per_key": "1"}, "per_key must be a whole number"),
+    "a rate": (
+        {"kind": "limits", "queue": "q", "rate": [1, 2]},
+        'rate must be {"n": number, "per": seconds}, not [1',
+    ),
+    "n of a rate": ({"kind": "limits", "queue": "q", "rate": {"n": 0, "per": 1}}, "n must be 1 or more"),
+    "a limit that is none": ({"kind": "limits", "queue": "q", "most": 1}, 'it has a field "most"'),
+    "a limit of a queue": ({"kind": "limits", "queue": "q", "key": "a", "concurrency": 1}, "limits of a whole queue"),
+    "a key of limits": ({"kind": "limits", "queue": "q", "key": ""}, "key must be a text"),
     "paused": ({"kind": "queue", "queue": "q", "is_paused": 1}, "is_paused must be true or false"),
     "number of tasks": (
         {**END, "tasks": 7},
@@ -345,6 +372,52 @@ def test_a_schedule_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert (ended.status, ended.records[0]["schedules"]["refused"]) == (1, 1)
     assert ended.err == "trio-tasks: line 2: schedule s is there already, and another one\n"
     assert records(exported(url))[1]["times"] == "every(days=1)"
+
+
+@everywhere
+def test_a_queue_with_tasks_or_other_limits_keeps_its_own(kind: str, tmp_path: Path) -> None:
+    url = filled(kind, tmp_path)
+    given = call("limits", "--url", url, "emails", "--per-key", "2").out
+    call("limits", "--url", url, "emails", "--key", "a", "--per-key", "3")
+    dump = exported(url)
+    call("limits", "--url", url, "emails", "--per-key", "4")
+    call("limits", "--url", url, "emails", "--key", "a", "--none")
+    ended = call("import", "--url", url, "-", stdin=dump)
+    assert ended.err.splitlines() == [
+        "trio-tasks: queue emails: it has other limits already: it stays so",
+        "trio-tasks: queue emails, key a: it has tasks already, and no such limits: it stays so",
+    ]
+    assert ended.status == 0
+    assert call("limits", "--url", url, "emails").records[0]["per_key"] == 4
+    assert call("limits", "--url", url, "emails", "--key", "a").records[0]["per_key"] is None
+    call("limits", "--url", url, "emails", "--per-key", "2")
+    call("limits", "--url", url, "emails", "--key", "a", "--per-key", "3")
+    again = call("import", "--url", url, "-", stdin=dump)
+    assert (again.status, again.err) == (0, "")
+    assert call("limits", "--url", url, "emails").out == given
+
+
+@everywhere
+def test_imported_limits_hold_for_the_imported_tasks(kind: str, tmp_path: Path) -> None:
+    url, other = url_of(kind, below(tmp_path, "one")), url_of(kind, below(tmp_path, "two"))
+
+    async def fill() -> None:
+        async with open_url(url, queue="emails", limits=Limits(per_key=1)) as storage:
+            for number in range(4):
+                await storage.push_task(TaskBuilder(number).key("a").build() if number < 3 else Task(number))
+
+    async def use() -> None:
+        async with open_url(other, queue="emails") as storage:
+            assert (await storage.metrics())["held_now"] == 2
+            received = [await storage.receive(), await storage.receive()]
+            assert {task.parts.key for task in received} == {"a", None}
+            with pytest.raises(trio.WouldBlock):
+                storage.receive_nowait()
+            assert await storage.audit()
+
+    trio.run(fill)
+    assert call("import", "--url", other, "-", stdin=exported(url)).status == 0
+    trio.run(use)
 
 
 @everywhere

@@ -350,6 +350,7 @@ CHANGES = {
     "is_paused": [looking("is_paused")],
     "set_limits": [Operation(calling("set_limits", Limits(per_key=1)), Seen.untouched)],
     "get_limits": [looking("get_limits")],
+    "list_limits": [looking("list_limits")],
     "discard": several("discard", "dead"),
     "vacuum": [Operation(calling("vacuum"))],
     "resume_by_id": several("resume_by_id", "dead"),

@@ -221,6 +221,10 @@ class TroubledEngine(Engine):
         limits: Limits | None = await self._call("get_limits", queue, key)
         return limits
 
+    async def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        limits: dict[str | None, Limits] = await self._call("list_limits", queue)
+        return limits
+
     async def schedules(self, after: int, name: str | None = None) -> Sequence[ScheduleRow]:
         rows: Sequence[ScheduleRow] = await self._call("schedules", after, name)
         return rows

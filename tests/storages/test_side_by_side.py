@@ -70,7 +70,8 @@ async def test_what_changes_between_the_two_steps_of_an_update_stays(
 
 READING = {
     "find", "find_each", "locate", "search", "metrics", "audit", "minutes", "schedules", "queues", "workers", "inspect",
-    "now", "take_killed", "listen", "read_rows", "get_limits", "needs_polling", "longest", "knows_workers",
+    "now", "take_killed", "listen", "read_rows", "get_limits", "list_limits", "needs_polling", "longest",
+    "knows_workers",
 }  # fmt: skip
 """The methods of an engine that change nothing."""
 SETS_UP = {"open", "aclose", "ask_workers", "register", "renew"}
@@ -78,7 +79,7 @@ WRITING = {name for name in vars(Engine) if not name.startswith("_")} - READING 
 LOOKS = {
     "fetch_by_id", "wait_for", "events", "list_tasks", "list_workers", "workers", "list_queues", "metrics", "audit",
     "explain", "progress_of", "throughput", "attempt_totals", "is_paused", "list_schedules", "make_template",
-    "wait_for_schedules", "export_tasks", "get_limits",
+    "wait_for_schedules", "export_tasks", "get_limits", "list_limits",
 }  # fmt: skip
 """The verbs that change nothing."""
 OTHER = {

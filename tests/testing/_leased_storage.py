@@ -456,6 +456,10 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         return self.store.limits.get(key)
 
+    async def list_limits(self) -> dict[str | None, Limits]:
+        await trio.lowlevel.checkpoint()
+        return dict(sorted(self.store.limits.items(), key=lambda each: each[0] or ""))
+
     def order(self, row: Row) -> Any:
         return -row.parts.priority, row.place
 

@@ -543,6 +543,11 @@ class MemoryStorage(
         await trio.lowlevel.checkpoint()
         return self._queue.ledger.limits.get(key)
 
+    async def list_limits(self) -> dict[str | None, Limits]:
+        """Return all limits: those of the queue under None, and then those that keys have of their own by key."""
+        await trio.lowlevel.checkpoint()
+        return self._queue.ledger.limits.all()
+
     async def throughput(
         self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
     ) -> list[Minute]:

@@ -1,4 +1,4 @@
-"""The format of a dump: one line of JSON for each task and each schedule, from which it can be stored again.
+"""The format of a dump: one line of JSON for each task, limit and schedule, from which it can be stored again.
 
 The first line names the format, and the last one says how many tasks and schedules there are, so that a dump that was
 cut off is told from a whole one. What is not there has its default. Bytes are ``{"cbor": value}`` where the value says
@@ -14,7 +14,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
-from .. import CborCodec, Metadata, StoredTask, TaskBuilder
+from .. import CborCodec, Limits, Metadata, Rate, StoredTask, TaskBuilder
 from ..abc import StoredSchedule, TaskTemplate
 from .output import CommandError, ExitStatus, printable
 
@@ -33,6 +33,7 @@ _TASK_ORDER = (
     *(each for each in _TASK_FIELDS if each.name in _BYTES),
 )
 _SCHEDULE_FIELDS = tuple(each for each in dataclasses.fields(StoredSchedule) if each.name != "template")
+_LIMITS_FIELDS = dataclasses.fields(Limits)
 _TERMS: Mapping[str, object] = dataclasses.asdict(cast("Any", TaskBuilder(None).build().parts.terms))
 """The options of a task, each with its default."""
 _LARGEST = 2**63
@@ -78,6 +79,18 @@ def schedule_line(name: str, schedule: StoredSchedule) -> bytes:
     given = {name: value for name, value in terms.items() if value != _TERMS[name]}
     record["options"] = {name: None if value == math.inf else value for name, value in given.items()}
     record["metadata"] = shown_bytes(_CBOR.encode(dict(template.metadata)))
+    return line(record)
+
+
+def limits_line(queue: str, key: str | None, limits: Limits) -> bytes:
+    """Return the line of the limits of a queue, or of a key in it."""
+    record: dict[str, Any] = {"kind": "limits", "queue": queue}
+    if key is not None:
+        record["key"] = key
+    for each in _LIMITS_FIELDS:
+        value = getattr(limits, each.name)
+        if value != each.default:
+            record[each.name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
     return line(record)
 
 
@@ -135,7 +148,7 @@ class Line(NamedTuple):
     """Its other fields."""
 
 
-_KINDS = ("header", "queue", "task", "schedule", "end")
+_KINDS = ("header", "queue", "limits", "task", "schedule", "end")
 
 
 def parse(text: bytes) -> Line:
@@ -210,6 +223,31 @@ def read_task(record: Mapping[str, Any]) -> StoredTask:
         return StoredTask(**fields)
     except (TypeError, ValueError) as error:
         raise LineError(str(error)) from None
+
+
+def read_limits(record: Mapping[str, Any]) -> tuple[str, str | None, Limits]:
+    """Return the queue, the key and the limits of a line.
+
+    Raises:
+      LineError: a field is wrong.
+    """
+    fields = dict(record)
+    _check_names(fields, {*(each.name for each in _LIMITS_FIELDS), "queue", "key"}, ("queue",))
+    queue = text_of(fields.pop("queue"), "queue")
+    key = text_of(fields.pop("key"), "key") if "key" in fields else None
+    for name in {"rate", "rate_per_key"} & fields.keys():
+        if not isinstance(rate := fields[name], dict) or rate.keys() != {"n", "per"}:
+            raise LineError(f'{name} must be {{"n": number, "per": seconds}}, not {_told(rate)}')
+    try:
+        given: dict[str, Any] = {
+            name: Rate(**value) if isinstance(value, dict) else value for name, value in fields.items()
+        }
+        limits = Limits(**given)
+    except (TypeError, ValueError) as error:
+        raise LineError(str(error)) from None
+    if key is not None and not (limits.concurrency is None and limits.rate is None):
+        raise LineError("concurrency and rate are limits of a whole queue, and not of a key")
+    return queue, key, limits
 
 
 def read_bytes(name: str, value: Any) -> bytes:

@@ -49,7 +49,7 @@ _LONGEST_HEADER = 4096
 @click.option("-q", "--queue", "queues", multiple=True, metavar="NAME", help="A queue. Default: all of them.")
 @on_store
 async def export(options: StoreOptions, answer: Answer, *, queues: tuple[str, ...]) -> None:
-    """Write all that is stored of tasks and schedules to standard output, for `trio-tasks import`.
+    """Write all that is stored of tasks, limits and schedules to standard output, for `trio-tasks import`.
 
     Each task is a line of JSON, with its args, state, result or error, and all attempts. Stop or pause the workers
     first: otherwise each task is told as it was when its turn came. Throughput of the past, the totals of queues, and
@@ -74,6 +74,8 @@ async def _export_queue(queue: DurableStorage[Any], out: _Output) -> None:
     is_paused = await queue.is_paused()
     if is_paused:
         out.write(dump.line({"kind": "queue", "queue": queue.queue, "is_paused": True}))
+    for key, limits in (await queue.list_limits()).items():
+        out.write(dump.limits_line(queue.queue, key, limits))
     while not out.is_closed:
         for task in page:
             out.write(dump.task_line(task, queue.queue))
@@ -333,6 +335,8 @@ class _Import:
             await self._take_schedule(record)
         elif kind == "queue":
             await self._take_queue(record)
+        elif kind == "limits":
+            await self._take_limits(record)
         elif kind == "end":
             self._take_end(record)
         else:
@@ -364,6 +368,20 @@ class _Import:
                 note(f"trio-tasks: queue {printable(queue.queue)} has tasks already, and is not paused: it stays so")
             else:
                 await queue.pause()
+
+    async def _take_limits(self, record: dict[str, Any]) -> None:
+        """Set the limits of a queue, or of a key in it, unless it has others here, or tasks that go without."""
+        name, key, limits = dump.read_limits(record)
+        queue = self._store.queue(name)
+        known = await queue.get_limits(key=key)
+        if known == limits:
+            return
+        if known is None and not (await queue.metrics())["pushed"]:
+            await queue.set_limits(limits, key=key)
+            return
+        whose = f"queue {printable(name)}" + ("" if key is None else f", key {printable(key)}")
+        there = "has tasks already, and no such limits" if known is None else "has other limits already"
+        note(f"trio-tasks: {whose}: it {there}: it stays so")
 
     async def _take_schedule(self, record: dict[str, Any]) -> None:
         name, schedule = dump.read_schedule(record)

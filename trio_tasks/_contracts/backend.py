@@ -430,6 +430,10 @@ class SetLimits(ABC):
     async def get_limits(self, *, key: str | None = None) -> Limits | None:
         """Return the limits of the queue, or those that one key has of its own; None if there are none."""
 
+    @abstractmethod
+    async def list_limits(self) -> dict[str | None, Limits]:
+        """Return all limits: those of the queue under None, and those that keys have of their own by key."""
+
 
 class Explain(ABC):
     """A backend that can explain where a task is, and why it does not run now."""

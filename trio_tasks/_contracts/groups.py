@@ -65,6 +65,11 @@ class QueueLimits:
         """Return what has limits: each key with some of its own, and None if the queue has."""
         return [*([] if self.of_queue is None else [None]), *self.of_keys]
 
+    def all(self) -> dict[str | None, Limits]:
+        """Return the limits of the queue, under None, and then those of keys, in their order."""
+        of_queue: dict[str | None, Limits] = {} if self.of_queue is None else {None: self.of_queue}
+        return of_queue | {key: self.of_keys[key] for key in sorted(self.of_keys)}
+
     def rate(self, key: str | None) -> Rate | None:
         """Return the rate of the queue, or the one by which a key goes."""
         if key is None:

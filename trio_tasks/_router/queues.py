@@ -570,6 +570,10 @@ class Queues(WaitForCompletion):
         """Return the limits of a queue, or those that one key in it has of its own; None if there are none."""
         return await self[queue].get_limits(key=key)
 
+    async def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return all limits of a queue, under None, and those that keys in it have of their own, by key."""
+        return await self[queue].list_limits()
+
     def _chosen(self, queue: str | None) -> list[str]:
         return [*self._storages] if queue is None else [queue]
 

@@ -324,6 +324,10 @@ class DurableCapabilities(
         """Return the limits of the queue, or those that one key has of its own; None if there are none."""
         return await self._loop.ask(self._loop.engine.get_limits, self._queue.name, check_key(key))
 
+    async def list_limits(self) -> dict[str | None, Limits]:
+        """Return all limits: those of the queue under None, and then those that keys have of their own by key."""
+        return await self._loop.ask(self._loop.engine.list_limits, self._queue.name)
+
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
         return await self._operations.update(task)

@@ -670,6 +670,10 @@ class Engine(ABC):
         """Return the limits that are stored for the queue, or for one key in it; None if none are."""
 
     @abstractmethod
+    async def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return all limits that are stored for the queue, under None, and for keys in it, in their order."""
+
+    @abstractmethod
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the stored sums of attempts: minute, name of the tasks, and sums."""
 

@@ -326,6 +326,10 @@ class FileEngine(Engine):
         """Return the limits of the queue, or of one key in it."""
         return await self._read(Operations.get_limits, queue, key)
 
+    async def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return the limits of the queue, and of keys in it."""
+        return await self._read(Operations.list_limits, queue)
+
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         return await self._read(Operations.minutes, queue)

@@ -176,6 +176,11 @@ class Operations:
         queue_rows = self._state.queues.get(queue)
         return None if queue_rows is None else queue_rows.limits.get(key)
 
+    def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return the limits of the queue, and of keys in it."""
+        queue_rows = self._state.queues.get(queue)
+        return {} if queue_rows is None else queue_rows.limits.all()
+
     def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         queue_rows = self._state.queues.get(queue)

@@ -252,6 +252,10 @@ class SqliteEngine(Engine):
         """Return the limits that are stored for a queue, or for a key in it."""
         return await self._read(Operations.get_limits, queue, key)
 
+    async def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return the limits that are stored for a queue, and for keys in it."""
+        return await self._read(Operations.list_limits, queue)
+
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         return await self._read(Operations.minutes, queue)

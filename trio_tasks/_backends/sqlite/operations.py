@@ -262,6 +262,10 @@ class Operations:
         """Return the limits that are stored for the queue, or for a key in it."""
         return self._table.groups.rules.get(self._counters.known(queue), NO_KEY if key is None else key)
 
+    def list_limits(self, queue: str) -> dict[str | None, Limits]:
+        """Return the limits that are stored for the queue, and for keys in it."""
+        return {key or None: limits for key, limits in self._table.groups.rules.all(self._counters.known(queue))}
+
     def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
         """Return the sums of the attempts in each minute."""
         return MinuteTable(self._connection, self._counters).all(self._counters.known(queue))

@@ -16,7 +16,7 @@ from ..._tasks.limits import Limits
 from .counters import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import EllipsisType
 
     from .counters import QueueCounters
@@ -177,6 +177,10 @@ class RulesTable:
         """Return the limits that are stored for a key, or, with the empty key, for the queue."""
         rows = self._connection.execute(LIMITS_OF, (queue, key))
         return _decoded(rows[0][0]) if rows else None
+
+    def all(self, queue: int) -> Iterator[tuple[str, Limits]]:
+        """Return the limits that are stored for the queue, under the empty key, and for each key, in order."""
+        return ((text(key), _decoded(body)) for key, body in self._connection.execute(_ALL_LIMITS, (queue, -1)))
 
     def set(self, queue: int, key: str, limits: Limits | None, *, is_guarded: bool) -> None:
         """Store the limits of a key, or of the queue; with ``is_guarded``, claims count places from then on."""

@@ -75,6 +75,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "set_paused": storage.resume,
         "set_limits": lambda: storage.set_limits(None),
         "get_limits": storage.get_limits,
+        "list_limits": storage.list_limits,
         "minutes": storage.throughput,
         "inspect": storage.inspect,
         "schedules": storage.list_schedules,
