@@ -534,6 +534,33 @@ async def test_all_attempts_are_told_that_run_beyond_a_lower_limit(
         nursery.cancel_scope.cancel()
 
 
+@everywhere
+async def test_a_task_is_not_told_to_be_held_back_once_the_rate_of_its_key_has_a_place(
+    opened: Opener, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Even if no slot is free, so that nobody takes it."""
+
+    async def handle(n: int) -> None:
+        await trio.sleep(n)
+
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await storage.set_limits(Limits(rate_per_key=Rate(1, per=10)))
+        await nursery.start(Worker("w", storage, handle, concurrency=1).run)
+        await storage.push(1, key="a")
+        waits = await storage.push(1, key="a")
+        await trio.sleep(0.5)
+        await storage.push(100)
+        for delayed in (1, 0):
+            await trio.sleep(delayed)
+            metrics = await storage.metrics()
+            assert (metrics["delayed"], metrics["held_now"], metrics["waiting"]) == (delayed, delayed, 1 - delayed)
+            assert len(await storage.list_tasks(delayed=True)) == delayed
+            assert len(await storage.list_tasks(delayed=False)) == 1 - delayed
+            assert (await storage.explain(waits)).kind == ("held_by_limit" if delayed else "waiting")
+            await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_rate_of_a_queue_is_explained(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](limits=Limits(rate=Rate(2, per=30)))
     await storage.push_bulk([1, 2])

@@ -187,7 +187,7 @@ class Operations:
         limit = None
         if is_ready or held:
             self._counters.refresh_rules(number)
-            limit = self._table.groups.places.limit_of(number, key, now, is_held=bool(held))
+            limit = self._table.groups.places.limit_of(number, key, now, is_held=bool(held) and not is_ready)
         if not is_ready:
             return LocatedRow(stored, None, is_paused, limit)
         ready = [

@@ -107,6 +107,8 @@ class SearchedRow(NamedTuple):
 
 
 _DELAYED_OR_NOT = {True: "AND due > ?", False: "AND due <= ?"}
+_HELD_OR_NOT = {True: "AND (due IS NULL OR due > ?)", False: "AND due <= ?"}
+"""The same of rows that are held back: one that is due waited for the rate of its key, which has a place by now."""
 
 
 def statement(section: Section, tail: str, *, delayed: bool | None = None, with_options: bool = True) -> str:
@@ -116,7 +118,7 @@ def statement(section: Section, tail: str, *, delayed: bool | None = None, with_
     whether the rows are delayed; those of ``tail``; a limit.
     """
     options = "options" if with_options else "NULL"
-    due = "" if delayed is None else _DELAYED_OR_NOT[delayed]
+    due = "" if delayed is None else (_HELD_OR_NOT if section is SECTIONS[0] else _DELAYED_OR_NOT)[delayed]
     finished = "order_key / 1e6" if section.state > State.RUNNING else "NULL"
     return (
         f"SELECT seq, id, name, worker, pushed, {finished}, {options}, {', '.join(section.columns)} "
@@ -157,9 +159,7 @@ def _listed(
         if delayed and section.state is State.WAITING:
             continue
         key = after.key if after is not None and after.section == number else None
-        if delayed is False and section is SECTIONS[0]:
-            continue
-        asked = delayed if section.state is State.DELAYED and section is not SECTIONS[0] else None
+        asked = delayed if section.state is State.DELAYED else None
         scope = (queue, *[now] * (section.condition.count("?") + (asked is not None)))
         reader = _Reader(connection, section, scope, at_once, query, asked)
         yield from ((Position(number, key), row) for row, key in reader.rows(key))
