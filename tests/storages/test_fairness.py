@@ -561,6 +561,27 @@ async def test_a_task_is_not_told_to_be_held_back_once_the_rate_of_its_key_has_a
         nursery.cancel_scope.cancel()
 
 
+@everywhere
+async def test_the_tasks_are_told_that_go_first(opened: Opener, tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Tasks of other keys that have the same turn, too."""
+    begun: list[str] = []
+
+    async def handle(task: Task[int]) -> None:
+        begun.append(task.parts.id)
+        await trio.sleep(10)
+
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, handle, concurrency=1).run)
+        await storage.push(0, key="a")
+        await trio.sleep(1)
+        ids = [each for key in "abc" for each in await storage.push_bulk(range(2), key=key)]
+        ids += await storage.push_bulk(range(2))
+        ahead = {each: (await storage.explain(each)).ahead for each in ids}
+        await trio.sleep(100)
+        assert ahead == {each: begun.index(each) - 1 for each in ids}
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_rate_of_a_queue_is_explained(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](limits=Limits(rate=Rate(2, per=30)))
     await storage.push_bulk([1, 2])

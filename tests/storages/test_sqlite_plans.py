@@ -90,7 +90,7 @@ DAILY = {
     "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (operations.FORGET, (1, 3, 10), {"trio_tasks_finished"}),
     "ready above": (operations.READY_ABOVE, (1, 0, 0.0, 10), {"trio_tasks_ready"}),
-    "ready before": (operations.READY_BEFORE, (1, 0, 0, 0.0, 10), {"trio_tasks_ready"}),
+    "ready before": (operations.READY_BEFORE, (1, 0, 0, 0, 0.0, 10), {"trio_tasks_ready"}),
     "due delayed": (operations.DUE_DELAYED, (1, 0.0, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "oldest": (operations.OLDEST, (1, 1, 1000, 1, 0.0), {"trio_tasks_ready"}),
     "due now": (operations.DUE_NOW, (0.0, 1, 0.0, 0.0, 0.0), {"trio_tasks_timed"}),

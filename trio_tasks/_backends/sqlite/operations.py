@@ -64,22 +64,22 @@ DELETE FROM trio_tasks_task WHERE seq IN (
     WHERE queue = ? AND state = ? AND +state > 2 LIMIT ?)
 """
 _ORDER = """
-SELECT priority, order_key, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= ?)), key, held
+SELECT priority, order_key, seq, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= ?)), key, held
 FROM trio_tasks_task WHERE queue = ? AND id = ?
 """
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 READY_ABOVE = f"""
-SELECT id, priority, order_key FROM trio_tasks_task
+SELECT id, priority, order_key, seq FROM trio_tasks_task
 WHERE queue = ? AND state = 0 AND priority > ? AND {_UNEXPIRED} ORDER BY priority DESC, order_key LIMIT ?
 """
 READY_BEFORE = f"""
-SELECT id, priority, order_key FROM trio_tasks_task
-WHERE queue = ? AND state = 0 AND priority = ? AND order_key < ? AND {_UNEXPIRED} ORDER BY order_key LIMIT ?
+SELECT id, priority, order_key, seq FROM trio_tasks_task
+WHERE queue = ? AND state = 0 AND priority = ? AND (order_key, seq) < (?, ?) AND {_UNEXPIRED} ORDER BY order_key LIMIT ?
 """
 """The ready rows that go before another one, by their priority, and with the same one: the first of them first. One
 statement for both would look at all rows that come after it, too."""
 DUE_DELAYED = f"""
-SELECT id, priority, order_key FROM trio_tasks_task
+SELECT id, priority, order_key, seq FROM trio_tasks_task
 WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state = 1
 AND (wall IS NULL OR wall <= ?) AND {_UNEXPIRED} LIMIT ?
 """
@@ -183,7 +183,9 @@ class Operations:
         is_paused = self._counters.is_paused(number)
         if stored.state > State.DELAYED:
             return LocatedRow(stored, None, is_paused)
-        [(priority, order_key, is_ready, key, held)] = self._connection.execute(_ORDER, (now, wall, number, task_id))
+        [(priority, order_key, seq, is_ready, key, held)] = self._connection.execute(
+            _ORDER, (now, wall, number, task_id)
+        )
         limit = None
         if is_ready or held:
             self._counters.refresh_rules(number)
@@ -192,11 +194,11 @@ class Operations:
             return LocatedRow(stored, None, is_paused, limit)
         ready = [
             *self._connection.execute(READY_ABOVE, (number, priority, now, MOST_COUNTED)),
-            *self._connection.execute(READY_BEFORE, (number, priority, order_key, now, MOST_COUNTED)),
+            *self._connection.execute(READY_BEFORE, (number, priority, order_key, seq, now, MOST_COUNTED)),
         ]
         due = self._connection.execute(DUE_DELAYED, (number, now, wall, now, MOST_COUNTED))
-        due = [row for row in due if (-row[1], row[2]) < (-priority, order_key)]
-        first = sorted((*ready, *due), key=lambda row: (-row[1], row[2]))
+        due = [row for row in due if (-row[1], *row[2:]) < (-priority, order_key, seq)]
+        first = sorted((*ready, *due), key=lambda row: (-row[1], *row[2:]))
         return LocatedRow(stored, Place.after(text(row[0]) for row in first), is_paused, limit)
 
     def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
