@@ -282,15 +282,15 @@ class CircuitBreaker:
         while state is None or state is not self._now:
             await self._line.pass_through()
             state = self._begin()
-        with self._reported_to(state), self._marked_as_trial(state, task):
+        with self._reported_to(state):
+            if isinstance(state, _HalfOpen):
+                with self._marked_as_trial(state, task):
+                    return await handler(task)
             return await handler(task)
 
     @contextmanager
-    def _marked_as_trial(self, state: _Closed | _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
+    def _marked_as_trial(self, state: _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
         """Remember that the call in the block is a trial, so that it can lend its place."""
-        if not isinstance(state, _HalfOpen):
-            yield
-            return
         trials = self._trials_of.setdefault(task.parts, [])
         trials.append(state)
         try:
