@@ -63,6 +63,15 @@ class RandomGate:
         self._admitted.remove(task)
 
 
+class RandomNowaitGate(RandomGate):
+    """A gate that can tell at once that it is open, at times."""
+
+    def ready_nowait(self) -> None:
+        if self._random.random() < 0.3:
+            raise trio.WouldBlock
+        self._was_asked = True
+
+
 class RandomHandlers:
     """A handler for every attempt of a program.
 

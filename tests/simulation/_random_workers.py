@@ -18,7 +18,7 @@ from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._monitor_model import MonitorModel
 from tests.simulation._observed_backend import Barrier, ObservedBackend
 from tests.simulation._program_run import ProgramRun, rng
-from tests.simulation._random_handlers import RandomGate, RandomHandlers
+from tests.simulation._random_handlers import RandomGate, RandomHandlers, RandomNowaitGate
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -84,13 +84,14 @@ class RandomWorkers:
             self._random_handlers.handle_in_thread if in_threads else self._random_handlers.handle
         )
         layers: list[Any] = [self._cancelled_unseen] if in_threads else []
+        gate = rng(self._seed, "the gate of a worker", self.backends_made).choice((RandomGate, RandomNowaitGate))
         make: Any = Worker  # whether what is handled is handled in a thread is decided here
         worker: Worker[Any, int] = make(
             name,
             backend,
             handler,
             concurrency=random.choice((1, 1, 2, 5, 20)),
-            layers=[*layers, RandomGate(self._checker, random)] if random.random() < 0.2 else layers,
+            layers=[*layers, gate(self._checker, random)] if random.random() < 0.2 else layers,
             retry=RetryPolicy(random.randint(1, 4), linear(random.choice((0.0, 1.0)))),
             on_event=[self._checker.on_event, FailingListener(more)],
         )
