@@ -213,8 +213,8 @@ MUTATIONS = [
         2,
         "a change of many tasks ends after its first transaction",
         "_backends/sqlite/operations.py",
-        "return Changed(ids, found.next, found.next is not None, taken)",
-        "return Changed(ids, found.next, False, taken)",
+        "return Changed(ids, after, after is not None, taken)",
+        "return Changed(ids, after, False, taken)",
         ("listing",),
     ),
     Mutation(
@@ -726,8 +726,8 @@ MUTATIONS = [
         9,
         "a retry waits by the machine's clock, not by trio's",
         "_backends/memory_queue.py",
-        "self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())",
-        "self.ledger.settle(task, outcome, __import__('time').monotonic())",
+        "ledger.settle(task, outcome, 0.0 if is_success else trio.current_time())",
+        "ledger.settle(task, outcome, __import__('time').monotonic())",
     ),
     Mutation(
         "moments-are-delays",
@@ -813,8 +813,8 @@ MUTATIONS = [
         11,
         "a worker of another process that is asked for its state does not answer",
         "_backends/sqlite/wakeup.py",
-        "                self._is_asked = received == self.key + _ASKS or self._is_asked\n",
-        "",
+        "received[KEY_SIZE:] == each.value)",
+        "received[KEY_SIZE:] == each.value != b'?')",
         ("workers",),
     ),
     Mutation(

@@ -378,7 +378,8 @@ class Session:
     def _send_wakeups(self, sessions: list[Row], now: float, news: News) -> None:
         self._wakeup_is_due = self._sql.table.groups.has_promoted = False
         self._next_wakeup = now + _WAKEUPS_APART
-        self._wakeup_socket.send([(address, key) for address, key in sessions], news)
+        if sessions:
+            self._wakeup_socket.send([(address, key) for address, key in sessions], news)
 
     def on_idle(self) -> None:
         """Send deferred wake-ups, and shorten the log; called when nothing was requested for a moment."""
