@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule
 from trio_tasks import (
+    AbortError,
     BackendError,
+    DeadlineError,
     DeadlinePassed,
     DuplicateTaskError,
     Expired,
@@ -31,13 +32,14 @@ from trio_tasks import (
     Released,
     Retried,
     Status,
-    StorageEvent,
     StoredTaskInfo,
     Succeeded,
     Suspended,
     Task,
+    TaskExpiredError,
     UnknownTaskError,
 )
+from trio_tasks._contracts.calls import SETTLE_TIMEOUT, USUAL_LEASE
 from trio_tasks._tasks.extensions import Metadata
 from trio_tasks._tasks.task import Parts, make_task
 from trio_tasks.abc import ScheduleChange, StoredSchedule
@@ -45,68 +47,9 @@ from trio_tasks.abc import ScheduleChange, StoredSchedule
 from tests.storages._engine import FinalError
 
 from ._model import LIVE, Model, Refused, Row
+from ._participants import Caller, Held, ToldEvents, Waiter
 from ._stepped_run import TICK, SteppedRun
 from ._stores import WORKERS, Store
-
-
-@dataclass(eq=False)
-class Held:
-    """A running task in a worker, and what the worker was told about it. It is the holder, as a worker's slot would
-    be.
-    """
-
-    number: int  # of the worker
-    storage: Any
-    task: Task[Any]
-    claim: int
-    until: float  # when its lease ends
-    is_settled: bool = False
-    told: set[str] = field(default_factory=set)
-    to_be_told: set[str] = field(default_factory=set)
-
-    @property
-    def id(self) -> str:
-        return self.task.parts.id
-
-    @property
-    def worker(self) -> str:
-        return f"w{self.number}"
-
-    def revoke(self, outcome: Killed | Released) -> bool:
-        self.told.add(type(outcome).__name__)
-        return True
-
-    def current_line(self) -> str:
-        return "nowhere"
-
-    def __repr__(self) -> str:
-        return f"<{self.id} by worker {self.number}, claim {self.claim}>"
-
-
-@dataclass(eq=False)
-class Waiter:
-    """A trio task that waits for some tasks to be finished."""
-
-    ids: list[str]
-    storage: Any
-    pending: set[str]
-    """Those that were never seen finished."""
-    outcome: Any = None
-
-
-class ToldEvents:
-    """In place of the readers of events: one that never ends."""
-
-    def __init__(self) -> None:
-        self.events: list[StorageEvent] = []
-        self.open = [self]
-
-    def tell(self, event: StorageEvent) -> None:
-        self.events.append(event)
-
-    def end(self, make_error: object = None) -> None:
-        """Go on listening."""
-
 
 workers = st.integers(0, WORKERS - 1)
 delays = st.sampled_from([0.0, 1 + 1 / 64, 5 + 1 / 64])
@@ -118,6 +61,8 @@ VERDICTS: dict[str, Callable[[float], Outcome]] = {
     "released": lambda after: Released(),
     "suspended": lambda after: Suspended(after),
 }
+CALL_ERRORS = UnknownTaskError, trio.ClosedResourceError, AbortError, ValueError, TaskExpiredError, DeadlineError
+"""The errors of a call: those of its task, and of a storage that is closed, or has forgotten it."""
 HELD = 4 + 1 / 128
 """Seconds for which a key is held, if that is for a time."""
 UNKNOWN = "nobody"
@@ -185,9 +130,17 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
+            self.run.do(self._end_calls)
             self.run.do(self.store.close_all)
         finally:  # or the next history finds this run under way, and that hides the fault
             self._end()
+
+    async def _end_calls(self) -> None:
+        """Cancel all calls, and let the time pass that they wait for the end of their tasks."""
+        for waiter in self.waiters:
+            if isinstance(waiter, Caller):
+                waiter.scope.cancel()
+        await self.run.pass_time(SETTLE_TIMEOUT + USUAL_LEASE + 1.0)
 
     def _end(self) -> None:
         try:
@@ -273,6 +226,57 @@ class Machine(RuleBasedStateMachine):
         for args, task_id in enumerate(ids):
             self.model.push(Row(task_id, args, priority, None, float("inf")), delay)
         return multiple(*ids)
+
+    # Calling
+
+    @step(target=tasks, worker=workers, delay=delays, unique=st.sampled_from([None, None, "key"]))
+    def call(self, worker: int, delay: float, unique: str | None) -> Any:
+        """Begin a call, which goes on until its task is finished, or it is cancelled."""
+        storage = self.store.handles[worker]
+        if storage in self.closed:
+            self._raises(trio.ClosedResourceError, storage.call, 0)
+            return multiple()
+        self.numbers += 1
+        options: dict[str, Any] = {"id": f"t{self.numbers}", "delay": delay, "metadata": {"n": self.numbers}}
+        row = Row(options["id"], self.numbers, 0, unique, math.inf, metadata={"n": self.numbers})
+        row.key = self._key(self.numbers)
+        options |= {name: value for name, value in (("key", row.key), ("unique", unique)) if value}
+        task_id = self.model.push(row, delay)
+        caller = Caller([task_id], storage, {task_id}, is_new=task_id == row.id)
+        args = self.numbers
+
+        async def call() -> None:
+            with caller.scope:
+                try:
+                    caller.outcome = "returned", await storage.call(args, **options)
+                except CALL_ERRORS as error:
+                    caller.outcome = error
+            caller.outcome = caller.outcome or "cancelled"
+
+        self.run.do(self._begin, call)
+        self.waiters.append(caller)
+        return multiple(*[task_id] * caller.is_new)
+
+    @step(number=st.integers(0, 5))
+    def cancel_call(self, number: int) -> None:
+        """Cancel a call: if it has pushed its task, that is forgotten, or its attempt is cancelled."""
+        callers = [each for each in self.waiters if isinstance(each, Caller) and each.cancelled_at == math.inf]
+        if not callers:
+            return
+        caller = callers[number % len(callers)]
+        [task_id] = caller.ids
+        if self._is_overdue(task_id):  # it may be told still, or not any more
+            return
+
+        async def cancel() -> None:
+            caller.scope.cancel()
+            await self.run.wait_until_blocked()
+
+        self.run.do(cancel)
+        caller.cancelled_at = self.model.now
+        row = self.model.rows.get(task_id)
+        if caller.is_new and row is not None and self.model.withdraw(row):
+            self._expect_end(row)
 
     # Scheduling
 
@@ -487,7 +491,7 @@ class Machine(RuleBasedStateMachine):
                 held.to_be_told.add("Released")
             else:
                 held.until = row.due = self.model.now + self.kind.traits.lease
-                held.to_be_told |= {"Killed"} if row.aborted else set()
+                held.to_be_told |= {"Killed"} if row.aborted or row.withdrawn else set()
 
     @step(seconds=st.sampled_from([1.0, 4.0, 12.0, 30.0]))
     def pass_time(self, seconds: float) -> None:
@@ -548,8 +552,12 @@ class Machine(RuleBasedStateMachine):
         assert call() is runs
         if row is None or not runs:
             return
-        holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
         row.aborted = True
+        self._expect_end(row)
+
+    def _expect_end(self, row: Row) -> None:
+        """Expect that the worker of a row is told to end its attempt."""
+        holder = next((held for held in self.held if held.id == row.id and held.claim == row.claim), None)
         if holder is not None and holder.storage is not None and not holder.is_settled:
             holder.to_be_told.add("Killed")
 
@@ -703,17 +711,20 @@ class Machine(RuleBasedStateMachine):
             except (UnknownTaskError, trio.ClosedResourceError) as error:
                 waiter.outcome = error
 
-        async def begin() -> None:
-            self.run.nursery.start_soon(wait)
-            await self.run.wait_until_blocked()
-
-        self.run.do(begin)
+        self.run.do(self._begin, wait)
         self.waiters.append(waiter)
+
+    async def _begin(self, wait: Callable[[], Any]) -> None:
+        self.run.nursery.start_soon(wait)
+        await self.run.wait_until_blocked()
 
     def they_agree(self) -> None:
         self.steps += 1
         self.run.do(self._tick)
         self.run.do(self._tick)
+        for waiter in self.waiters:  # a cancelled call looks for leases that are over, and renews those of its process
+            if isinstance(waiter, Caller) and waiter.cancelled_at < math.inf:
+                self._renew_late(waiter.storage)
         storage = self.store.handles[self.steps % WORKERS]
         seen: list[Task[Any]] = self._do(storage.list_tasks, None, {"limit": 10_000})
         assert len({task.parts.id for task in seen}) == len(seen)
@@ -846,6 +857,10 @@ class Machine(RuleBasedStateMachine):
         rows = {task_id: self.model.rows.get(task_id) for task_id in waiter.pending}
         waiter.pending -= {task_id for task_id, row in rows.items() if row is not None and row.place not in LIVE}
         is_over = not waiter.pending or None in rows.values()
+        if isinstance(waiter, Caller) and waiter.cancelled_at < math.inf:
+            seconds = self.model.now - waiter.cancelled_at
+            bound = SETTLE_TIMEOUT + (self.kind.traits.lease if self.kind.traits.is_stored else USUAL_LEASE)
+            is_over = is_over or not waiter.is_new or seconds >= bound
         assert (waiter.outcome is not None) == is_over, f"{waiter} of {rows}"
 
     # Doing

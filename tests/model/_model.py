@@ -55,6 +55,7 @@ class Row:
     attempt: int = 0
     claim: int = 0
     aborted: bool = False
+    withdrawn: bool = False  # its call was cancelled while it ran
     is_suspended: bool = False  # it is delayed by a suspension
     replaced: str = ""  # by whom, while it ran or, if it still held its key, when it was finished
     until: str = "end"  # the end of the time for which it holds its key,
@@ -292,6 +293,10 @@ class Model:
     def come_back(self, row: Row, verdict: str | None, after: float | None) -> None:
         """Make a task wait again: for so many seconds, or in its old place."""
         row.due = math.inf
+        if row.withdrawn and not row.aborted:
+            self.counts["killed"] += 1
+            del self.rows[row.id]
+            return
         if row.replaced or row.aborted:
             self.finish(row, "killed", "aborted while it ran" if row.aborted else f"replaced by task {row.replaced}")
             return
@@ -399,7 +404,7 @@ class Model:
         if (owner := self.owner(row.unique)) is not None and owner is not row:
             raise Refused("unique")
         row.has_begun = False
-        row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
+        row.attempt, row.expires, row.aborted, row.withdrawn, row.replaced = 0, math.inf, False, False, ""
         row.deadline = math.inf
         row.result = None
         self.counts["resumed"] += 1
@@ -429,6 +434,13 @@ class Model:
         else:
             self.wait(row, 5 + 1 / 64)
         return None
+
+    def withdraw(self, row: Row) -> bool:
+        """Forget a row whose call was cancelled, or note that; return True if its attempt is to be cancelled."""
+        if row.waits:
+            self.discard(row)
+        row.withdrawn = row.place == "running"
+        return row.withdrawn and not row.aborted
 
     def discard(self, row: Row) -> None:
         """Forget a row that does not run; one that waits counts as killed."""
