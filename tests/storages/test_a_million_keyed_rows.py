@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -42,8 +43,8 @@ MOST = 1.5
 Key = Callable[[int], str | None]
 
 
-def no_key(number: int) -> str | None:
-    return None
+def no_keys(rows: int) -> Key:
+    return lambda number: None
 
 
 def few_keys(rows: int) -> list[str]:
@@ -75,7 +76,7 @@ class Case(NamedTuple):
 ONE = Limits(per_key=1)
 PLAIN, ONE_LIMIT, ALL_LIMITS, ALL_HELD = "without keys", "one limit", "all limits", "all limits, each row held once"
 CASES = {
-    PLAIN: Case(lambda rows: no_key),
+    PLAIN: Case(no_keys),
     ONE_LIMIT: Case(most_of_one, None, ONE),
     ALL_LIMITS: Case(most_of_one, ONE),
     ALL_HELD: Case(in_turns, ONE),
@@ -119,7 +120,7 @@ def steps_of(session: Session, act: Callable[[], Any]) -> int:
         steps += 1
         return 0
 
-    connection: Any = vars(vars(session)["_connection"])["_connection"]
+    connection: sqlite3.Connection = vars(vars(session)["_connection"])["_connection"]
     connection.set_progress_handler(count, 1)
     act()
     connection.set_progress_handler(None, 0)
@@ -193,12 +194,16 @@ def show(rows: int) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = {name: stack.enter_context(filled(directory / name, rows, case)) for name, case in CASES.items()}
+        print("steps of a claim, of claim and settlement; microseconds of both (and each as times those without keys)")
         for size in SIZES:
             found = compare(files, size)
             plain = found[PLAIN]
             for name, costs in found.items():
-                numbers = ", ".join(f"{cost:7.0f} ({cost / base:.2f})" for cost, base in zip(costs, plain, strict=True))
-                print(f"{size:3} rows, {name:29}: {numbers}")
+                told = [
+                    "" if math.isnan(cost) else f"{cost:.0f} ({cost / base:.2f})"
+                    for cost, base in zip(costs, plain, strict=True)
+                ]
+                print(f"{size:3} rows, {name:31}: {', '.join(f'{each:>13}' for each in told)}")
         for what, plan in plans(files[ALL_LIMITS][0]).items():
             print(f"{what}: {'; '.join(plan)}")
 
