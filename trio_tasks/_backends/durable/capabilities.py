@@ -322,7 +322,9 @@ class DurableCapabilities(
 
     async def get_limits(self, *, key: str | None = None) -> Limits | None:
         """Return the limits of the queue, or those that one key has of its own; None if there are none."""
-        return await self._loop.ask(self._loop.engine.get_limits, self._queue.name, check_key(key))
+        first = self._loop.first_limits.get(self._queue.name) if key is None else None  # the next exchange stores them
+        found = await self._loop.ask(self._loop.engine.get_limits, self._queue.name, check_key(key))
+        return first if found is None else found
 
     async def list_limits(self) -> dict[str | None, Limits]:
         """Return all limits: those of the queue under None, and then those that keys have of their own by key."""
