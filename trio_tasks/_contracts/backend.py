@@ -323,10 +323,10 @@ class ListTasks(ABC):
     ) -> Page[Task[Any]]:
         """Return at most ``limit`` tasks, of this status if one is given, that pass all filters.
 
-        Those that wait come first: the ready ones in the order in which they would be received, then the delayed ones
-        as they fall due. Finished ones come as they were finished. ``newest_first`` gives the opposite order. If there
-        are more tasks, ``next`` of the page is the ``after`` with which the list goes on: a task that stays in its
-        state while the pages are fetched is on one page, whatever else comes and goes.
+        Those that wait come first: the ready ones in the order in which they would be received, if none has a key, then
+        the delayed ones as they fall due. Finished ones come as they were finished. ``newest_first`` gives the opposite
+        order. If there are more tasks, ``next`` of the page is the ``after`` with which the list goes on: a task that
+        stays in its state while the pages are fetched is on one page, whatever else comes and goes.
 
         Raises:
           ValueError: ``after`` is not a cursor of this list.
