@@ -91,9 +91,11 @@ _LONGEST_NAME = 1024
 
 
 def check_name(value: object, name: str) -> str:
-    """Check a name, an id or a key: a string that is not empty, of at most 1 KiB in UTF-8."""
+    """Check a name, an id or a key: a string that is not empty, and has at most 1 KiB in UTF-8."""
     text = check_text(value, name)
-    if len(text) > _LONGEST_NAME // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > _LONGEST_NAME:
+    if not text.isascii():
+        check_unicode(text, name)
+    if len(text) > _LONGEST_NAME // 4 and (size := len(text.encode())) > _LONGEST_NAME:
         raise ValueError(f"{name} must have 1024 bytes or less in UTF-8, not {size}")
     return text
 

@@ -225,7 +225,7 @@ async def test_names_that_no_store_could_have_are_refused_at_the_door() -> None:
         for ask in (storage.fetch_by_id, storage.cancel, storage.abort, storage.discard, storage.wait_for):
             with pytest.raises(ValueError, match="a task's id must be encodable as UTF-8"):
                 await ask("half \ud800")
-        with pytest.raises(ValueError, match="a queue's name must be encodable as UTF-8"):
+        with pytest.raises(ValueError, match="queue must be encodable as UTF-8"):
             storage.share(queue="half \ud800")
 
 

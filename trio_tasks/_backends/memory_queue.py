@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 import trio
 from outcome import Error, Value
 
-from .._checks import check_count, check_text
+from .._checks import check_count, check_name
 from .._concurrency.changes import ChangeCount
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
@@ -62,7 +62,7 @@ class MemoryQueue(Generic[A]):
         if capacity != math.inf:
             check_count(capacity, "max_buffer_size (unless it is math.inf)")
         check_count(keep_results, "keep_results", minimum=0)
-        self.name = check_text(name, "queue")
+        self.name = check_name(name, "queue")
         self.type = type
         self.options = options
         self.on_push: PushHooks = options["on_push"].of_queue(self.name)

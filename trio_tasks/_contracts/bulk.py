@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
-from .._checks import check_text
+from .._checks import check_text, check_unicode
 from .._logging import log
 from .._printing import escaped
 from .._tasks.outcome import Status
@@ -23,24 +23,21 @@ _NAMED = 3
 """Tasks that the text of a report names, of those that were not changed."""
 
 
-def check_ids(given: object, check: Callable[[str, str], object] = check_text) -> str | list[str]:
+def check_ids(given: object) -> str | list[str]:
     """Return the id that is given; or a list of the ids, if several are given in an iterable. A string is one id.
 
     Args:
       given: the argument of the call.
-      check: a further check of each id, which is called with its name for errors.
 
     Raises:
       TypeError, ValueError: it is neither, or one of them is no id; the message says at which position.
     """
     if isinstance(given, _WHOLE) or not isinstance(given, Iterable):
-        task_id = check_text(given, "a task's id")
-        check(task_id, "a task's id")
-        return task_id
+        return check_unicode(check_text(given, "a task's id"), "a task's id")
     several = cast("Iterable[object]", given)
     ids = [check_text(each, f"ids[{position}]") for position, each in enumerate(several)]
     for position, each in enumerate(ids):
-        check(each, f"ids[{position}]")
+        check_unicode(each, f"ids[{position}]")
     return ids
 
 

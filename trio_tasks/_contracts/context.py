@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 import trio
 
-from .._checks import check_callable, check_count, check_name, check_sync, check_unicode
+from .._checks import check_callable, check_count, check_name, check_sync
 from .._concurrency.stacks import is_in_thread
 from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
@@ -82,7 +82,7 @@ class WorkerContext:
         task_names: tuple[str, ...] | None = None,
         attempt_log: AttemptLog | None = None,
     ) -> None:
-        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
+        self.name = check_name(name, "a worker's name")
         self.recipe = recipe
         self.version = version
         """The version of the program, as the worker was told."""

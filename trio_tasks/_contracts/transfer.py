@@ -103,7 +103,7 @@ class StoredTask:
     def __post_init__(self) -> None:
         if self.state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, not {quoted(self.state)}")
-        check_unicode(check_name(self.id, "id"), "id")
+        check_name(self.id, "id")
         if type(self.payload) is not bytes:
             raise TypeError(f"payload must be bytes, not {quoted(self.payload)}")
         for name in ("options", "result", "history", "progress"):

@@ -10,7 +10,7 @@ from inspect import Parameter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, final
 
-from .._checks import check_count, check_flag, check_name, check_several, check_sync, check_unicode
+from .._checks import check_count, check_flag, check_name, check_several, check_sync
 from .._codecs.codec import CborCodec, DecodeError, EncodeError
 from .._codecs.pydantic import PydanticArgument
 from .._codecs.schema import PydanticTypeError, label_of
@@ -140,13 +140,13 @@ class TaskFunction(Generic[P, C, R]):
     def __init__(self, function: Callable[P, C], name: str, options: FunctionOptions) -> None:
         update_wrapper(self, function, updated=())  # an attribute of the function could hide one of these
         self._function = function
-        self.name = check_unicode(check_name(name, "the name of a task"), "the name of a task")
+        self.name = check_name(name, "the name of a task")
         """The name by which the tasks are stored."""
         self.aliases = tuple(check_several(options.get("aliases", ()), "aliases", "former names"))
         """Former names; stored tasks of these names are run by the function, too."""
         for alias in self.aliases:
-            check_unicode(check_name(alias, "an alias"), "an alias")
-        self.queue = check_unicode(check_name(options.get("queue", "default"), "queue"), "a queue's name")
+            check_name(alias, "an alias")
+        self.queue = check_name(options.get("queue", "default"), "queue")
         """The name of the queue that its calls are pushed to, on :class:`Queues`."""
         self.version = check_count(options.get("version", 1), "version")
         """The version of its arguments."""
@@ -325,7 +325,7 @@ class TaskFunction(Generic[P, C, R]):
         """Fill the arguments in a template; return the value of the option."""
         try:
             key = template.format_map({**self._defaults, **given} if self._defaults else given)
-            return check_unicode(check_name(key, "the key"), "a key")
+            return check_name(key, "the key")
         except (AttributeError, LookupError, ValueError, TypeError) as error:
             raise EncodeError(f"{option} of {self.name}, {template!r}, cannot be made: {line_of(error)}") from error
 

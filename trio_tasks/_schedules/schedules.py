@@ -9,7 +9,7 @@ from unicodedata import category
 
 import trio
 
-from .._checks import check_count, check_name, check_seconds, check_sync, check_unicode
+from .._checks import check_count, check_name, check_seconds, check_sync
 from .._clock import moment_after
 from .._concurrency.virtual_time import epoch_clock
 from .._contracts.backend import StoreSchedules
@@ -446,7 +446,7 @@ def define(name: str, args: Any, times: Any, queue: str, options: ScheduleOption
 
 
 def _check_schedule_name(name: object) -> None:
-    checked = check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
+    checked = check_name(name, "the name of a schedule")
     if any(category(each) == "Cc" for each in checked):
         raise ValueError(f"the name of a schedule must have no control characters, as {quoted(checked)} has")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, final
 
-from .._checks import check_count, check_name, check_text, check_unicode
+from .._checks import check_count, check_name, check_text
 from .._printing import escaped, value_shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Call(Generic[R_co]):
     def __init__(
         self, name: str, args: Mapping[str, Any], version: int = 1, options: Mapping[str, Any] | None = None
     ) -> None:
-        check_unicode(check_name(name, "the name of a function"), "the name of a function")
+        check_name(name, "the name of a function")
         for each in args:
             check_text(each, "the name of an argument")
         self._fill(name, dict(args), check_count(version, "version"), MappingProxyType(dict(options or {})))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, final
 
-from .._checks import check_count, check_name, check_seconds, check_unicode
+from .._checks import check_count, check_name, check_seconds
 from .._printing import quoted
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
@@ -118,7 +118,7 @@ def _check_weight(weight: object) -> float:
 
 def check_key(key: str | None) -> str | None:
     """Check the key for which limits are set or asked for; None: the queue."""
-    return None if key is None else check_unicode(check_name(key, "key"), "key")
+    return None if key is None else check_name(key, "key")
 
 
 def check_limits(limits: object, *, of_key: bool = False) -> Limits | None:

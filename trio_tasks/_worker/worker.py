@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from .._backends.channel import as_backend
-from .._checks import check_callable, check_count, check_name, check_seconds, check_several, check_unicode
+from .._checks import check_callable, check_count, check_name, check_seconds, check_several
 from .._concurrency.background import open_background, run_and_cancelling, run_shielded
 from .._concurrency.exception_groups import leaves, unnested
 from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
@@ -183,7 +183,7 @@ class Worker(Generic[A, R]):
         settle_timeout: float = SETTLE_TIMEOUT,
         log: logging.Logger | None = LOGGER,
     ) -> None:
-        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
+        self.name = check_name(name, "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
         self.concurrency = check_count(concurrency, "concurrency")
         self.lend = self.concurrency if lend is None else check_count(lend, "lend", minimum=0)
@@ -192,7 +192,7 @@ class Worker(Generic[A, R]):
             raise TypeError(f"retry must be a RetryPolicy, not {quoted(retry)}")
         self.retry = retry
         self.listeners = check_listeners(on_event)
-        self.version = None if version is None else check_unicode(check_name(version, "version"), "a worker's version")
+        self.version = None if version is None else check_name(version, "version")
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
         self.log = check_logger(log)
         self.handler_name = handler_name(handler)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from ..._checks import check_flag, check_unicode
+from ..._checks import check_flag
 from ..._contracts.backend import (
     ActOnMany,
     Audit,
@@ -108,7 +108,7 @@ class DurableCapabilities(
 
         Of several ids in an iterable, it returns a list in the order of the ids, which are read 500 at a time.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return await self._operations.fetch_each(ids)
         return await self._operations.fetch_by_id(ids)
@@ -188,7 +188,7 @@ class DurableCapabilities(
 
         If it is cancelled, the task goes on.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return [typed(each, type) for each in await self._operations.wait_for(ids)]
         return typed((await self._operations.wait_for([ids]))[0], type)
@@ -343,7 +343,7 @@ class DurableCapabilities(
 
         Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return await self._operations.reschedule_each(ids, delay)
         return await self._operations.reschedule(ids, delay)
@@ -366,7 +366,7 @@ class DurableCapabilities(
         >>> print(report)
         2 of 3 cancelled; not 01a…: it runs, on worker 'w'
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         check_flag(running, "running")
         if isinstance(ids, list):
             return await self._operations.change_each("cancelled", RowChange("cancel", running), ids)
@@ -385,7 +385,7 @@ class DurableCapabilities(
 
         Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return await self._operations.change_each("aborted", RowChange("abort"), ids)
         return await self._operations.abort(ids)
@@ -403,7 +403,7 @@ class DurableCapabilities(
         Raises:
           DuplicateTaskError: its unique key is taken by now. Of several, the report says so.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return await self._operations.change_each("resumed", RowChange("resume"), ids)
         return await self._operations.resume(ids)
@@ -427,7 +427,7 @@ class DurableCapabilities(
 
         Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
         """
-        ids = check_ids(task_id, check_unicode)
+        ids = check_ids(task_id)
         if isinstance(ids, list):
             return await self._operations.change_each("discarded", RowChange("forget"), ids)
         return await self._operations.discard(ids)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, final
 import trio
 from outcome import Error, Value
 
-from ..._checks import check_name, check_seconds, check_unicode
+from ..._checks import check_name, check_seconds
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from ..._contracts.calls import USUAL_LEASE
 from ..._contracts.deadlines import check_default
@@ -227,7 +227,7 @@ class QueueState:
         if unknown := given.keys() - _USUAL.keys():
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
         self.options = given
-        self.name = check_unicode(check_name(queue, "queue"), "a queue's name")
+        self.name = check_name(queue, "queue")
         self.type = type
         self.codec = as_codec(given["codec"], type)
         by_pydantic = isinstance(self.codec, PydanticCodec) and given["result_type"] is not Any
