@@ -36,6 +36,9 @@ def test_limits_are_set_and_shown(kind: str, tmp_path: Path) -> None:
     assert limits("emails", "--concurrency", "3").records == [
         {"queue": "emails", "key": None, **NOTHING, "concurrency": 3, "weight": 1.0}
     ]
+    assert limits("emails", "--rate", "5/86401", "--rate-per-key", "5/7d", "--no-json").out == (
+        "emails: at most 5 begun within 86401 s, at most 5 begun within 7 d of each key\n"
+    )
     assert limits("emails", "--none", "--no-json").out == "emails: no limits\n"
     assert trio.run(found) == [None, None]
     assert limits("sms").records == [{"queue": "sms", "key": None, **NOTHING}]

@@ -593,6 +593,20 @@ async def test_the_tasks_are_told_that_go_first(opened: Opener, tmp_path: Path, 
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("per", "told"),
+    [(0.25, "0.25 s"), (90, "90 s"), (100.5, "100.5 s"), (600, "10 min"), (86_400, "24 hours"), (604_800, "7 days")],
+)
+async def test_the_time_of_a_rate_is_explained_in_its_unit(per: float, told: str, autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int](limits=Limits(rate=Rate(1, per=per)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, print).run)
+        first, second = await storage.push_bulk([1, 2])
+        await storage.wait_for(first)
+        assert f"has begun 1 of 1 attempts within {told} (rate)" in str(await storage.explain(second))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_rate_of_a_queue_is_explained(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](limits=Limits(rate=Rate(2, per=30)))
     await storage.push_bulk([1, 2])

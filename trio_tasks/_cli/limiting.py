@@ -10,7 +10,7 @@ import click
 
 from .. import Limits, Rate
 from .options import duration, on_store, store_options
-from .output import Answer, CommandError, ExitStatus, printable, span
+from .output import Answer, CommandError, ExitStatus, exactly, printable
 from .store import StoreOptions, changing, looking
 
 if TYPE_CHECKING:
@@ -102,4 +102,4 @@ def _sentence(limits: Limits | None, *, is_key: bool) -> str:
 
 
 def _rate_shown(limit: Rate) -> str:
-    return f"{limit.n} begun within {span(limit.per)}"
+    return f"{limit.n} begun within {exactly(limit.per)}"

@@ -259,6 +259,14 @@ def span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def exactly(seconds: float) -> str:
+    """Return a time that was chosen, in the largest unit of which it is a whole number."""
+    for unit, size in _UNITS:
+        if seconds >= 2 * size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s" if seconds < 1e6 else f"{seconds:.0f} s"
+
+
 def counted(number: int, what: str = "task") -> str:
     """Return a number with the noun that it counts."""
     return f"{number} {what if number == 1 else what + ('es' if what.endswith('s') else 's')}"

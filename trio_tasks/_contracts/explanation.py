@@ -399,7 +399,7 @@ def _held_by_limit(it: Explanation) -> str:
     if it.per is None:
         held = f"has {it.counted} of {it.allowed} attempts running ({it.limit}={it.allowed})"
     else:
-        held = f"has begun {it.counted} of {it.allowed} attempts within {it.per:g} s ({it.limit})"
+        held = f"has begun {it.counted} of {it.allowed} attempts within {_exactly(it.per)} ({it.limit})"
     more = ", and others of its tasks go first" if it.counted < it.allowed else ""
     when = f"; the next may begin in {span(it.until, it.as_of)}" if it.until is not None else ""
     return f"is ready, but {subject} {held}{more}{when}{_after_failure(it)}"
@@ -471,6 +471,10 @@ def _after_failure(it: Explanation) -> str:
     return f"; its attempt {it.attempt} ended with {_error(it)}" if it.error and it.attempt else ""
 
 
+_UNITS = (("days", 86_400), ("hours", 3600), ("min", 60))
+"""Units of time above the second, in seconds."""
+
+
 def _until(it: Explanation) -> str:
     if it.until is None:
         return "until it is rescheduled"
@@ -484,7 +488,15 @@ def _ago(moment: datetime, it: Explanation) -> str:
 def span(later: datetime, earlier: datetime) -> str:
     """The time between two moments, in the unit that suits it."""
     seconds = max(0.0, (later - earlier).total_seconds())
-    for unit, size in (("days", 86_400), ("hours", 3600), ("min", 60)):
+    for unit, size in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _exactly(seconds: float) -> str:
+    """A time that was chosen, in the largest unit of which it is a whole number."""
+    for unit, size in _UNITS:
+        if seconds >= 2 * size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s" if seconds < 1e6 else f"{seconds:.0f} s"
