@@ -33,7 +33,7 @@ APP = """
     import os
     from contextlib import asynccontextmanager
     import trio
-    from trio_tasks import Monitor, Router, SqliteStorage, Worker
+    from trio_tasks import FileStorage, Monitor, Router, SqliteStorage, Worker
 
     async def work(what: str) -> str:
         if what == "sleep":
@@ -69,6 +69,16 @@ APP = """
         monitor = Monitor()
         monitor.register(Worker("cid", receive, work))
         return monitor
+
+    @asynccontextmanager
+    async def journal():
+        async with FileStorage("tasks.journal", str, queue="work") as storage:
+            monitor = Monitor()
+            monitor.register(Worker("ann", storage, work))
+            yield monitor
+
+    async def needs(settings):
+        yield returns()
 
     number = 7
     tasks = Router()
@@ -139,7 +149,6 @@ def test_a_worker_that_fails_is_told_in_the_exit_status(folder: Path) -> None:
         ("app:", "is not MODULE:NAME"),
         ("app:missing", "has no attribute 'missing'"),
         ("nowhere:app", "No module named 'nowhere'"),
-        ("app:number", "is no function that returns a Monitor"),
         ("app:nothing", "must return a Monitor, not int"),
         ("..app:app", "cannot be imported"),
         ("\x1b[31m:x", "cannot be imported"),
@@ -150,6 +159,51 @@ def test_a_wrong_target_is_told(target: str, told: str, folder: Path) -> None:
     assert (ended.status, ended.out) == (2, "")
     assert told in ended.err
     assert "_cli" not in ended.err and "importlib" not in ended.err
+
+
+NEITHER = "and neither a Router nor a function that returns a Monitor"
+A_TASK = "app:nap is a task, and no Router: name the Router, such as app:tasks"
+WRONG = [
+    (["run", "app:nap"], f"{A_TASK}, as in trio-tasks run app:tasks"),
+    (["run", "app:number"], f"app:number is a int, {NEITHER}"),
+    (["run", "app:trio"], f"app:trio is a module, {NEITHER}"),
+    (["run", "app:Router"], "app:Router must return a Monitor, not Router"),
+    (["run", "app:work"], "app:work must be a function without arguments that returns a Monitor: missing a "),
+    (
+        ["run", "app:needs"],
+        "app:needs must be a function without arguments that returns a Monitor: missing a ",
+    ),
+    (["run", "app:tasks", "--url", "sqlite:///tasks.db", "--queues", "x=1"], "app:tasks has no queue 'x'; it has naps"),
+    (["push", "app:nap"], f"{A_TASK}, and the task after it, as in trio-tasks push app:tasks nap"),
+    (["push", "app:number", "nap"], "app:number is a int, and no Router"),
+    (["push", "app:returns", "nap"], "app:returns is a function, and no Router"),
+    (["doctor", "app:nap"], A_TASK),
+    (["doctor", "app:trio"], "app:trio is a module, and no Router"),
+    (["replay", "a", "app:nap"], f"{A_TASK}, as in trio-tasks replay ID app:tasks"),
+    (["replay", "a", "app:number"], "app:number is a int, and neither a Router nor a handler"),
+    (["replay", "a", "app:trio"], "app:trio is a module, and neither a Router nor a handler"),
+]
+"""Commands with a thing of the wrong kind, and what they tell."""
+
+
+@pytest.mark.parametrize(("line", "told"), WRONG, ids=lambda each: " ".join(each[:3]) if isinstance(each, list) else "")
+def test_a_thing_of_the_wrong_kind_is_told_in_a_line(
+    line: list[str], told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_TASKS_URL", "sqlite:///tasks.db")
+    ended = call(*line)
+    assert ended.status == (3 if "--queues" in line else 2)
+    assert ended.err.startswith(f"trio-tasks: {told}")
+    assert (ended.out, ended.err.count("\n")) == ("", 1)
+
+
+def test_a_program_with_a_journal_is_refused_in_several_processes(folder: Path) -> None:
+    with running("app:journal", "--processes", "3") as process:
+        status, _, err = ended(process)
+    assert status == 2
+    told = "trio-tasks: the program opens a journal, which has one process, in each of several: leave out --processes"
+    assert err.count(told) == 1
+    assert "started again" not in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -443,7 +497,7 @@ def test_a_program_is_loaded_again_when_a_file_has_changed(folder: Path) -> None
         write(folder, "app.py", "this is no Python")
         errors = process.stderr
         assert errors is not None
-        until(lambda: b"waiting for a change" in errors.readline())
+        until(lambda: b"process 1 could not begin: it tries again when a file below" in errors.readline())
         write(folder, "app.py", APP.replace("{what} in", "newest {what} in"))
         until(lambda: is_new(folder, new, "newest c"))
         process.send_signal(signal.SIGTERM)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .. import BackendError, HandlerSignatureError, UnknownTaskError, __version__
 from . import changing, checking, limiting, looking, pushing, running, top, transferring
-from .output import CommandError, ExitStatus, note, printable
+from .output import CommandError, ExitStatus, leaves, note, printable
 from .scheduling import schedules
 
 if sys.version_info < (3, 11):
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except BaseExceptionGroup as group:  # of trio's nurseries
-        leaves = _leaves(group.exceptions)
-        interrupts = [each for each in leaves if isinstance(each, KeyboardInterrupt)]
-        if len(leaves) > 1 and not interrupts:
+        found = leaves(group.exceptions)
+        interrupts = [each for each in found if isinstance(each, KeyboardInterrupt)]
+        if len(found) > 1 and not interrupts:
             raise
-        return _told([*interrupts, *leaves][0])
+        return _told([*interrupts, *found][0])
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -79,15 +79,6 @@ def _show(error: click.ClickException) -> None:
     if context is not None:
         note(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
     note(f"Error: {printable(error.format_message())}")
-
-
-def _leaves(errors: Sequence[Any]) -> list[BaseException]:
-    """Return these errors, and in place of each group those in it."""
-    found: list[BaseException] = []
-    for each in errors:
-        inner: Any = getattr(each, "exceptions", None)
-        found += [each] if inner is None else _leaves(inner)
-    return found
 
 
 def _told(error: BaseException) -> int:

@@ -259,6 +259,15 @@ def span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def leaves(errors: Iterable[Any]) -> list[BaseException]:
+    """Return these errors, and in place of each group those in it."""
+    found: list[BaseException] = []
+    for each in errors:
+        inner: Any = getattr(each, "exceptions", None)
+        found += [each] if inner is None else leaves(inner)
+    return found
+
+
 def exactly(seconds: float) -> str:
     """Return a time that was chosen, in the largest unit of which it is a whole number."""
     for unit, size in _UNITS:

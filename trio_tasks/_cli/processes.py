@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RELOADED = 75
 """The exit status of a process that wants to be started again, since a file of its program has changed."""
+ALONE = 76
+"""The exit status of a process that could not open a storage since another one has it."""
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 30.0
 """Seconds before a process that has failed is started again: they double."""
@@ -86,6 +88,7 @@ class _Family:
         self._ending = trio.Event()
         self._running: set[trio.Process] = set()
         self._signals: list[int] = []
+        self._has_told_why = False
         self.status = 0
 
     async def forward_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -109,6 +112,9 @@ class _Family:
         while not self._ending.is_set():
             began, seen = trio.current_time(), python_files() if self._reload else {}
             status = await self._run(self._commands[index])
+            if status == ALONE:
+                self._tell_why()
+                status = ExitStatus.USAGE
             if status != ExitStatus.USAGE:
                 self._reports.collect(index + 1)
             if self._ending.is_set() and status in _BY_THESE_SIGNALS:
@@ -122,13 +128,21 @@ class _Family:
                 self._end(signal.SIGTERM)
                 return
             if status == ExitStatus.USAGE:
-                note("waiting for a change of a file below the current folder")
+                told = "it tries again when a file below the current folder changes, and not before"
+                note(f"process {index + 1} could not begin: {told}")
                 await self._wait_for_change(seen)
             elif status != RELOADED:
                 delay = _FIRST_DELAY if trio.current_time() > began + _RAN_WELL else min(2 * delay, _LONGEST_DELAY)
                 note(f"process {index + 1} ended with status {status}: it is started again in {delay:g} s")
                 with trio.move_on_after(delay):
                     await self._ending.wait()
+
+    def _tell_why(self) -> None:
+        """Tell, once, that the processes have one storage that is for one process."""
+        if not self._has_told_why:
+            told = "the program opens a journal, which has one process, in each of several"
+            note(f"trio-tasks: {told}: leave out --processes, or use SQLite, such as sqlite:///tasks.db")
+            self._has_told_why = True
 
     async def _run(self, command: list[str]) -> int:
         """Run a process; return its exit status, that of a signal as a shell does."""

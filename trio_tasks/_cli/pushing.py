@@ -17,7 +17,7 @@ from .. import Router, Succeeded, Suspended, Task
 from .options import duration, moment_ahead, on_store, pair, queue_option, store_options
 from .output import Answer, CommandError, ExitStatus, printable
 from .records import value_shown
-from .running import load, router_at, write_traceback
+from .running import check_no_task, load, router_at, write_traceback
 from .store import StoreOptions, Target, check_current, looking, storage_of, url_without, without_known_faults
 
 if TYPE_CHECKING:
@@ -189,6 +189,10 @@ def replay(
     if not url:
         raise click.UsageError("give the storage by --url or TRIO_TASKS_URL, such as sqlite:///tasks.db")
     found, values = load(target), [load(each) for each in data]
+    check_no_task(found, target, "as in trio-tasks replay ID app:tasks")
+    if not isinstance(found, Router) and not callable(found):
+        told = f"is a {type(found).__name__}, and neither a Router nor a handler"
+        raise CommandError(f"{printable(target)} {told}", ExitStatus.USAGE)
     with without_known_faults():
         task = trio.run(_fetch, StoreOptions(url, queue), task_id, found)
     outcome = _attempt(found, task, seed, layers=[_debugged] if debug else [], data=values)

@@ -20,8 +20,8 @@ import trio
 
 from .. import Engage, Monitor, Router, TaskFunction
 from .options import duration
-from .output import Answer, CommandError, ExitStatus, as_json, counted, note, printable
-from .processes import RELOADED, changed_at, python_files, supervise
+from .output import Answer, CommandError, ExitStatus, as_json, counted, leaves, note, printable
+from .processes import ALONE, RELOADED, changed_at, python_files, supervise
 from .reports import ReportsOfProcesses, report_record, report_text
 from .serving import Address, HealthServer, address
 from .store import without_known_faults
@@ -181,7 +181,12 @@ def _run_here(target: str, answer: Answer, options: RunOptions) -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s")
     server = None if options.health is None else HealthServer(options.health)
     with without_known_faults() if options.member > 1 else nullcontext():  # the first of several processes tells them
-        status: int = trio.run(_run_target, found, target, answer, options, server)
+        try:
+            status: int = trio.run(_run_target, found, target, answer, options, server)
+        except Exception as error:
+            if not options.several or not any(getattr(each, "is_in_use", False) for each in leaves([error])):
+                raise
+            status = ALONE  # the process that has started this one tells why
     return status
 
 
@@ -217,14 +222,17 @@ def router_at(target: str) -> Router:
       CommandError: that is impossible, or it is none.
     """
     found = load(target)
-    if isinstance(found, TaskFunction):
-        told = (
-            f"{printable(target)} is a task, and no Router: name the Router, such as app:tasks, and the task after it"
-        )
-        raise CommandError(f"{told}, as in trio-tasks push app:tasks {printable(found.name)}", ExitStatus.USAGE)
+    check_no_task(found, target, "and the task after it, as in trio-tasks push app:tasks NAME")
     if not isinstance(found, Router):
         raise CommandError(f"{printable(target)} is a {type(found).__name__}, and no Router", ExitStatus.USAGE)
     return found
+
+
+def check_no_task(found: object, target: str, more: str) -> None:
+    """Raise CommandError if ``module:name`` names a task in place of its router; ``more`` says how it is named."""
+    if isinstance(found, TaskFunction):
+        told = f"{printable(target)} is a task, and no Router: name the Router, such as app:tasks"
+        raise CommandError(f"{told}, {more.replace('NAME', printable(found.name))}", ExitStatus.USAGE)
 
 
 def write_traceback(error: BaseException) -> None:
@@ -253,10 +261,10 @@ async def program_of(found: Any, target: str, options: RunOptions) -> AsyncGener
                 raise CommandError(told, ExitStatus.NOT_FOUND)
             yield Program(queues.monitor(options.queues or dict.fromkeys(queues, _SLOTS)), queues)
         return
+    check_no_task(found, target, "as in trio-tasks run app:tasks")
     made: Any = found
     if not isinstance(found, Monitor):
-        if not callable(found):
-            raise CommandError(f"{printable(target)} is no function that returns a Monitor", ExitStatus.USAGE)
+        _check_function(found, target)
         function: Any = asynccontextmanager(found) if inspect.isasyncgenfunction(found) else found
         made = function()
     if inspect.iscoroutine(made):
@@ -266,6 +274,22 @@ async def program_of(found: Any, target: str, options: RunOptions) -> AsyncGener
             yield Program(_checked(monitor, target), None)
     else:
         yield Program(_checked(made, target), None)
+
+
+def _check_function(found: object, target: str) -> None:
+    """Raise CommandError unless this can be called without arguments."""
+    if not callable(found):
+        told = f"is a {type(found).__name__}, and neither a Router nor a function that returns a Monitor"
+        raise CommandError(f"{printable(target)} {told}", ExitStatus.USAGE)
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # one that is written in C may have none
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        told = "must be a function without arguments that returns a Monitor"
+        raise CommandError(f"{printable(target)} {told}: {printable(str(error))}", ExitStatus.USAGE) from None
 
 
 def _opened(router: Router, url: str) -> Queues:

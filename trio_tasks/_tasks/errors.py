@@ -135,6 +135,10 @@ class BackendError(Exception):
     """True if the storage could not be opened since an earlier version of this library has written it, and
     ``read_only=True`` forbids its migration."""
 
+    is_in_use = False
+    """True if the storage could not be opened since another one has it open, and it is for one storage in one process.
+    """
+
 
 @final
 class DuplicateTaskError(BackendError):

@@ -70,9 +70,7 @@ class FileLock:
             os.close(self._fd)
             who = f"the process {escaped(holder)}" if holder.isdigit() else "another process"
             who = "this process already" if holder == str(os.getpid()) else who
-            raise BackendError(
-                f"{str(guarded)!r} is open in {who}: a journal is for one storage in one process"
-            ) from error
+            raise _in_use(f"{str(guarded)!r} is open in {who}: a journal is for one storage in one process") from error
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
@@ -115,11 +113,15 @@ def lock_itself(fd: int, path: Path) -> None:
         _lock(fd)
     except OSError as error:
         if error.errno in _TAKEN:
-            raise BackendError(
-                f"{str(path)!r} is open already, under another name perhaps: a journal is for one storage in one "
-                "process"
-            ) from error
+            told = "is open already, under another name perhaps: a journal is for one storage in one process"
+            raise _in_use(f"{str(path)!r} {told}") from error
         raise
+
+
+def _in_use(text: str) -> BackendError:
+    error = BackendError(text)
+    error.is_in_use = True
+    return error
 
 
 def abandon_in_child(held: Held) -> None:
