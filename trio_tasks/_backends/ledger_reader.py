@@ -5,7 +5,7 @@ Nothing here changes a task; only the numbers of running tasks, by which these a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -35,28 +35,35 @@ _READY, _DELAYED, _RUNNING, _DONE = range(4)
 
 
 @final
-@dataclass(slots=True)
 class LedgerTables(Generic[A]):
-    """The tables of a ledger, which it alone changes. They stay the same objects."""
+    """The tables of a ledger, which it alone changes. They stay the same objects.
 
-    live: dict[str, Task[A]] = field(default_factory=dict)
-    """All unfinished tasks: ready, delayed or running."""
-    running: dict[str, Parts] = field(default_factory=dict)
-    due: dict[str, float] = field(default_factory=dict)
-    """The time at which each delayed task is due."""
-    ends: dict[str, float] = field(default_factory=dict)
-    """The time at which each task that waits expires, or its deadline is over."""
-    suspended: dict[str, str] = field(default_factory=dict)
-    """The reasons of suspended tasks that are delayed."""
-    done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = field(default_factory=dict)
-    """The tasks that succeeded and are kept, with their outcomes and workers."""
-    dead: dict[str, tuple[Task[A], Failed | Killed]] = field(default_factory=dict)
-    dead_failed: int = 0
-    """The number of dead letters that failed; the others were killed."""
-    infos: dict[str, KnownTaskInfo] = field(default_factory=dict)
-    """Facts of tasks that failed once, or reported progress."""
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-    """How often each event has happened, by its name."""
+    Attributes:
+      live: all unfinished tasks: ready, delayed or running.
+      running: the running tasks.
+      due: the time at which each delayed task is due.
+      ends: the time at which each task that waits expires, or its deadline is over.
+      suspended: the reasons of suspended tasks that are delayed.
+      done: the tasks that succeeded and are kept, with their outcomes and workers.
+      dead: the dead letters.
+      dead_failed: the number of dead letters that failed; the others were killed.
+      infos: facts of tasks that failed once, or reported progress.
+      counts: how often each event has happened, by its name.
+    """
+
+    __slots__ = ("counts", "dead", "dead_failed", "done", "due", "ends", "infos", "live", "running", "suspended")
+
+    def __init__(self) -> None:
+        self.live: dict[str, Task[A]] = {}
+        self.running: dict[str, Parts] = {}
+        self.due: dict[str, float] = {}
+        self.ends: dict[str, float] = {}
+        self.suspended: dict[str, str] = {}
+        self.done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}
+        self.dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
+        self.dead_failed = 0
+        self.infos: dict[str, KnownTaskInfo] = {}
+        self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
 
 
 @final

@@ -236,13 +236,12 @@ def read_limits(record: Mapping[str, Any]) -> tuple[str, str | None, Limits]:
     queue = text_of(fields.pop("queue"), "queue")
     key = text_of(fields.pop("key"), "key") if "key" in fields else None
     for name in {"rate", "rate_per_key"} & fields.keys():
-        if not isinstance(rate := fields[name], dict) or rate.keys() != {"n", "per"}:
-            raise LineError(f'{name} must be {{"n": number, "per": seconds}}, not {_told(rate)}')
+        rate: Any = fields[name]
+        if not isinstance(rate, dict) or {*cast("dict[str, Any]", rate)} != {"n", "per"}:
+            raise LineError(f'{name} must be {{"n": number, "per": seconds}}, not {_told(fields[name])}')
     try:
-        given: dict[str, Any] = {
-            name: Rate(**value) if isinstance(value, dict) else value for name, value in fields.items()
-        }
-        limits = Limits(**given)
+        rates: dict[str, Any] = {name: Rate(**fields.pop(name)) for name in ("rate", "rate_per_key") if name in fields}
+        limits = Limits(**fields, **rates)
     except (TypeError, ValueError) as error:
         raise LineError(str(error)) from None
     if key is not None and not (limits.concurrency is None and limits.rate is None):
