@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import (
     AbortError,
     FileStorage,
@@ -170,6 +170,29 @@ async def test_the_others_wait_for_one_handler_at_most(
         nursery.cancel_scope.cancel()
     assert len(waits) == 1 + others
     assert max(waits) <= 1.0 + 2 * idle + 1e-6
+
+
+@everywhere
+async def test_nobody_spins_while_the_queue_is_full_and_a_key_may_go_on(
+    opened: Opener, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """The moment from which on the rate of a key lets a task go comes while no slot of the queue is free."""
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        await storage.set_limits(Limits(concurrency=1, rate_per_key=Rate(1, per=10)))
+        await storage.push(1, key="a")
+        await storage.settle(await storage.receive(), Succeeded(None))
+        await storage.push(2, key="a")
+        nursery.start_soon(storage.receive)
+        nursery.start_soon(storage.receive)
+        await wait_all_tasks_blocked()
+        await storage.push(3)
+        await wait_all_tasks_blocked()
+        assert (await storage.metrics())["running"] == 1
+        mock_clock.jump(11)
+        for _ in range(200):
+            await trio.lowlevel.checkpoint()
+        assert trio.lowlevel.current_statistics().tasks_runnable == 0
+        nursery.cancel_scope.cancel()
 
 
 @everywhere

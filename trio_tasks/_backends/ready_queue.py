@@ -154,6 +154,7 @@ class KeyedQueue(Generic[A]):
         if self._limits.free(len(self._running), now) <= 0:
             if len(self._groups) and (moment := self._limits.free_at()) > now:
                 self._wake = moment
+            self._groups.wake(now)  # or a moment that has come would stay the next one
             return None
         task = self._groups.pop(now)
         if task is not None:
