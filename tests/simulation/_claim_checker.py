@@ -21,6 +21,7 @@ from trio_tasks import (
     LeaseLostError,
     Outcome,
     Parts,
+    Rate,
     Released,
     Retried,
     Status,
@@ -34,6 +35,7 @@ from trio_tasks.testing import Fault
 from tests._event_checker import EventChecker
 from tests.simulation._claim import Claim, key_of
 from tests.simulation._outcome_rules import check_error_outcome, check_interruption
+from tests.simulation._rate_rules import RateRule
 
 _CLOSE = 1e-4  # seconds: a moment is a sum of floats, some of them since 1970
 _LOST = "its lease was lost"
@@ -54,6 +56,9 @@ class ClaimChecker(EventChecker):
         self.may_oversleep = may_oversleep  # so that what was claimed in advance may be lost on its way
         self.quiet = 0
         self.per_key: int | None = None  # the limit of each key
+        self.rate_rules: dict[str | None, RateRule] = {}  # of each key; under None of the queue
+        self.rate: Rate | None = None
+        self.rate_per_key: Rate | None = None
         self.storage_now: Callable[[], float] = trio.current_time
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
@@ -206,6 +211,7 @@ class ClaimChecker(EventChecker):
         if parts.status is not Status.Running:
             self.fault(f"{task_id} is running and {parts.status}")
         self._check_limit(task)
+        self._check_rates(parts)
         self.attempts[task_id] = attempt
         self.latest[task_id] = self._claims[key_of(parts)] = claim
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
@@ -226,6 +232,12 @@ class ClaimChecker(EventChecker):
         self.seen["a key at its limit"] += len(running) == self.per_key - 1
         if len(running) >= self.per_key:
             self.fault(f"{task} is claimed, and {len(running)} of its key {key!r} are running")
+
+    def _check_rates(self, parts: Parts) -> None:
+        """Check that no more attempts begin within the time of a rate than it says."""
+        for key, rate in {parts.terms.key: self.rate_per_key, None: self.rate}.items():
+            if rate is not None:
+                self.rate_rules.setdefault(key, RateRule(rate)).begin(self, parts)
 
     def _lives_again(self, task_id: str, attempt: int) -> bool:
         """Return True if an attempt of this number comes after a resume: the same number was there before, and no

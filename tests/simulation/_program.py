@@ -73,6 +73,7 @@ class Program:
         self.stores = Stores(kind, self.random, seed)
         self.checker = ClaimChecker(has_leases=kind != "memory", may_oversleep=self.faults.jump > 0)
         self.checker.per_key = self.stores.per_key
+        self.checker.rate, self.checker.rate_per_key = self.stores.rate, self.stores.rate_per_key
         self._threads = Threads()
         self._random_pushes = RandomPushes(self.checker)
         self._random_handlers = RandomHandlers(self.checker, seed, self, self._threads)

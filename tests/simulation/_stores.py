@@ -11,7 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from trio_tasks import FileStorage, Limits, MemoryStorage, SqliteStorage
+from trio_tasks import FileStorage, Limits, MemoryStorage, Rate, SqliteStorage
 from trio_tasks._contracts.calls import USUAL_LEASE
 
 Kind = Literal["memory", "file", "sqlite"]
@@ -26,7 +26,10 @@ class Stores:
     def __init__(self, kind: Kind, random: Random, seed: int) -> None:
         self.kind = kind
         self.per_key = 1 + seed % 3 if seed % 2 else None
-        limits = None if self.per_key is None else Limits(per_key=self.per_key)
+        self.rate = Rate(3, per=2.0) if seed % 5 == 4 else None
+        self.rate_per_key = Rate(1, per=1.5) if seed % 5 == 4 else None
+        given = Limits(per_key=self.per_key, rate=self.rate, rate_per_key=self.rate_per_key)
+        limits = None if given == Limits() else given
         self._options: dict[str, Any] = {"limits": limits}
         self._lease = random.choice((0.5, 3.0, 30.0))
         self._memory = MemoryStorage[int](

@@ -66,7 +66,7 @@ def test_programs_bring_about_what_they_are_there_for(kind: Kind) -> None:
     missing = {field.name for field in fields(Faults) if not field.name.endswith("_seconds")}
     missing |= {"Succeeded", "Retried", "Failed", "Killed", "Released", "Suspended"}
     missing |= {"told that a lease was lost", "claimed again before it was settled", "killed at a deadline"}
-    missing |= {"a key at its limit"}
+    missing |= {"a key at its limit", "an attempt that has waited for a rate"}
     missing |= {"a call that returned", "a call that was cancelled", "a call that was cancelled under its attempt"}
     missing |= {"cancel_all", "retry_all", "discard_all", "vacuum", "changed several by ids"}
     for seed in range(100):
