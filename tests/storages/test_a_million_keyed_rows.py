@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from trio_tasks import Limits
@@ -120,7 +120,7 @@ def steps_of(session: Session, act: Callable[[], Any]) -> int:
         steps += 1
         return 0
 
-    connection: sqlite3.Connection = vars(vars(session)["_connection"])["_connection"]
+    connection = cast("sqlite3.Connection", vars(vars(session)["_connection"])["_connection"])
     connection.set_progress_handler(count, 1)
     act()
     connection.set_progress_handler(None, 0)
