@@ -57,12 +57,13 @@ def check_groups(engine: FileEngine) -> None:
     state = engine._open_transaction_log().state
     for queue in state.queues.values():
         groups: Any = queue.groups
+        rows: list[Any] = [*queue.ids.values()]
         if groups is None:
-            assert all(row.group is None for row in queue.ids.values() if row.state <= RUNNING)
+            assert all(row.group is None for row in rows if row.state <= RUNNING)
             continue
         waiting: defaultdict[str, set[int]] = defaultdict(set)
         running: Counter[str] = Counter()
-        for row in queue.ids.values():
+        for row in rows:
             if row.state == WAITING:
                 waiting[row.group or NO_KEY].add(row.key)
             elif row.state == RUNNING:

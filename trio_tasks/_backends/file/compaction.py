@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, final
 
 from .journal import make_new
@@ -47,7 +48,9 @@ class Compaction:
     def __init__(self, path: Path, state: JournalState, *, ahead: bool) -> None:
         self._path = path
         self._state = state
-        self._rows = iter(list(state.rows.values()))  # the records that follow have the rows that are added later
+        # The records that follow have the rows that are added later.
+        packed, rows = [*state.packed], [*state.rows.values()]
+        self._rows = chain(chain.from_iterable(segment.rows() for segment in packed), rows)
         self._own_path, self.journal = make_new(path, ahead=ahead)
         self._synced = 0
         self.is_whole = False

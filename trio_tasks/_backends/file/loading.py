@@ -13,23 +13,29 @@ from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..._tasks.limits import Limits, check_limits
 from ..durable.engine import LATEST, ScheduleRow
+from .packed import ROW
 from .rows import COUNTS, DELAYED, GIVEN_UP, GONE, LIVE, RUNNING, SUSPENDED, TIMED, WAITING, WITHDRAWN, Row, TimedKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .packed import Segment
     from .rows import QueueRows
     from .state import JournalState
 
 _UNTIL = ("start", "forgotten", TIMED, GIVEN_UP)
 _QUEUE = 2 + COUNTS - 3
-_ROW = 18
 _CHANGED = 12
 
 
-def load_record(state: JournalState, payload: bytes) -> list[Row]:
+def load_record(state: JournalState, payload: bytes, *, pack: bool = False) -> list[Row]:
     """Load a record into the state, and return its rows; removed ones are ``GONE``. Rows are put into indexes by
     :func:`finish_loading`, when the last record is loaded.
+
+    Args:
+      state: the state to change.
+      payload: the payload of the record.
+      pack: True to keep rows packed if all of the record just wait; they are not returned then.
 
     Raises:
       BackendError: it is intact, and yet does not say what a record says.
@@ -42,16 +48,20 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
         _load_queues(state, queues, suspended)
-        found = _load_rows(state, rows, now if len(more) > 2 else None)
+        pushed = now if len(more) > 2 else None
+        if pack and state.packed.add(payload, rows, facts, state.queues_by_number, pushed):
+            rows, facts = (), ()
+        found = _load_rows(state, rows, pushed)
         for start in range(0, len(changed), _CHANGED):
-            if (row := state.rows.get(changed[start])) is not None:
+            if (row := state.row(changed[start])) is not None:
                 row.condition = *changed[start + 1 : start + _CHANGED], None, False, None, row.started, row.deadline
                 found.append(row)
         for start in range(0, len(moments), 4):
-            if (row := state.rows.get(moments[start])) is not None:
+            if (row := state.row(moments[start])) is not None:
                 row.run_at, row.by_wall, row.suspended = moments[start + 1 : start + 4]
         for key in gone:
-            if (row := state.rows.pop(key, None)) is not None:
+            if (row := state.row(key)) is not None:
+                del state.rows[key]
                 row.state = GONE
                 found.append(row)
         for start in range(0, len(claims), 2):
@@ -74,17 +84,17 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
 def _load_facts(state: JournalState, facts: Any, deadlines: Any) -> None:
     """Load what is recorded of some rows apart from the others."""
     for start in range(0, len(facts), 4):
-        if (row := state.rows.get(facts[start])) is not None:
+        if (row := state.row(facts[start])) is not None:
             row.name, row.pushed, row.started = facts[start + 1 : start + 4]
     for start in range(0, len(deadlines), 2):
-        if (row := state.rows.get(deadlines[start])) is not None:
+        if (row := state.row(deadlines[start])) is not None:
             row.deadline = deadlines[start + 1]
 
 
 def _load_sharing(state: JournalState, now: float, groups: Any, limits: Any, begun: Any) -> None:
     """Load all that is about keys and limits."""
     for start in range(0, len(groups), 2):
-        if (row := state.rows.get(groups[start])) is not None:
+        if (row := state.row(groups[start])) is not None:
             row.group, row.queue.has_keys = groups[start + 1], True
     for start in range(0, len(limits), 3):
         _load_limits(state, *limits[start : start + 3])
@@ -142,12 +152,12 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
         state.queues_by_number[suspended[start]].counts[SUSPENDED:LIVE] = suspended[start + 1 : start + 4]
 
 
-def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> list[Row]:
+def _load_rows(state: JournalState, rows: Sequence[Any], pushed: float | None) -> list[Row]:
     found: list[Row] = []
-    for start in range(0, len(rows), _ROW):
+    for start in range(0, len(rows), ROW):
         key, number, id, payload, options, priority, held = rows[start : start + 7]
         unique, until = (held, "end") if held is None or type(held) is str else held
-        row = state.rows.get(key)
+        row = state.row(key)
         if row is None:
             queue = state.queues_by_number[number]
             row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
@@ -155,13 +165,13 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
             row.queue.take_out(row)  # it is in an index, under its key, where a journal is only read
             row.payload, row.options, row.priority, row.group = payload, options, priority, None
         row.unique_until = until
-        row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started, row.deadline
+        row.condition = *rows[start + 7 : start + ROW], None, False, None, row.started, row.deadline
         found.append(row)
     return found
 
 
 def _load_claim(state: JournalState, now: float, worker: str, keys: list[int]) -> list[Row]:
-    found = [row for key in keys if (row := state.rows.get(key)) is not None]
+    found = [row for key in keys if (row := state.row(key)) is not None]
     for row in found:
         row.state, row.worker, row.due, row.suspended, row.started = RUNNING, worker, None, None, now
         row.attempt += 1
@@ -194,7 +204,8 @@ def check(state: JournalState, rows: Mapping[int, Row]) -> None:
         if not _is_sound(row):
             raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
     numbers = state.next_key, state.next_token
-    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= state.next_key:
+    last_key = max(max(rows, default=0), state.packed.last_key)
+    if not all(type(each) is int for each in numbers) or last_key >= state.next_key:
         raise BackendError(f"the journal cannot be understood: the next row and claim are numbered {numbers}")
 
 
@@ -246,6 +257,9 @@ def finish_loading(state: JournalState) -> None:
     check(state, state.rows)
     for queue in find_fair_queues(state, state.rows.values()):
         queue.use_groups()
+        for segment in state.packed.of(queue):
+            state.packed.unpack(segment)
+    lines = state.packed.arrange()
     ran: list[Row] = []
     for key in sorted(state.rows):
         row = state.rows[key]
@@ -260,14 +274,27 @@ def finish_loading(state: JournalState) -> None:
             state.place(row)
         if row.unique is not None and _holds_key(row):
             row.queue.holders[row.unique] = row
+    for line in lines:
+        _join(state, line)
     for queue in state.queues.values():
         queue.load_timed_keys(state.time)
     for queue in state.queues.values():
         queue.counts[LIVE] = len(queue.ids) - sum(map(len, queue.finished.values()))
-    state.rows = {key: state.rows[key] for key in sorted(state.rows)}
+    in_order = [(key, state.rows[key]) for key in sorted(state.rows)]
+    state.rows.clear()
+    state.rows.update(in_order)
     for row in reversed(ran):  # if two had the same unique key, the later one keeps it
         state.take_back(row)
     state.enter_due()
+
+
+def _join(state: JournalState, line: list[Segment]) -> None:
+    """Put segments of one queue and priority into the indexes."""
+    queue = line[0].queue
+    queue.join_segments(line)
+    for segment in line:
+        segment.enter_ids()
+        state.weight += segment.weight
 
 
 def find_fair_queues(state: JournalState, rows: Iterable[Row]) -> list[QueueRows]:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ..._contracts.minutes import Sums
     from ..._tasks.limits import Limits
     from ..durable.engine import Query, ScheduleRow, ScheduleUpdate
+    from .packed import PackedRows
 
 _KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
 _NAMES = {WAITING: "waiting", DELAYED: "delayed", RUNNING: "running", **_KEPT}
@@ -123,7 +124,7 @@ class Operations:
         if queue_rows is None:
             return Found([])
         self._enter_delays(queue_rows, now)
-        found = find_page(_listed(queue_rows, query, now), query.limit, RowFilter.of(query))
+        found = find_page(_listed(self._state.packed, queue_rows, query, now), query.limit, RowFilter.of(query))
         return Found([_stored(row, now) for row in found.rows], found.next, found.is_partial)
 
     def metrics(self, queue: str, now: float) -> QueueMetrics:
@@ -191,6 +192,7 @@ class Operations:
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
         rows = [row for row in self._state.rows.values() if row.queue is queue_rows]
         there: dict[str, int] = dict.fromkeys((*STORED_STATES, "held_now"), 0)
+        there["waiting"] = sum(segment.number for segment in self._state.packed.of(queue_rows))
         for row in rows:
             there[_NAMES[row.state]] += 1
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
@@ -249,7 +251,9 @@ class Operations:
         if queue_rows is None:
             return Changed([], None, is_more=False)
         self._state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
-        found = find_page(_listed(queue_rows, query, self._state.time), query.limit, RowFilter.of(query))
+        found = find_page(
+            _listed(self._state.packed, queue_rows, query, self._state.time), query.limit, RowFilter.of(query)
+        )
         answers = [(row.id, self._change_row(queue, RowChange(verb), row.id)) for row in found.rows]
         ids = [task_id for task_id, answer in answers if answer is True]
         taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
@@ -399,7 +403,7 @@ class Operations:
 
     def _row(self, queue: str, task_id: str) -> Row | None:
         queue_rows = self._state.queues.get(queue)
-        return queue_rows.ids.get(task_id) if queue_rows is not None else None
+        return queue_rows.row(task_id) if queue_rows is not None else None
 
     def _waiting_row(self, queue: str, task_id: str) -> Row | None:
         row = self._state.current_row(queue, task_id)
@@ -461,7 +465,7 @@ def _is_early(row: Row, wall: float) -> bool:
 _EXPIRED = GONE
 
 
-def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Position, Row]]:
+def _listed(packed: PackedRows, queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Position, Row]]:
     """Return the rows in the states of a query, after the position from which the list goes on."""
     after, step = query.after, -1 if query.newest_first else 1
     states = sorted(int(state) for state in query.states)
@@ -479,7 +483,10 @@ def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Positi
             raise wrong_cursor(after)
         rows: Iterable[tuple[tuple[float, ...], Row]] = (
             (_order_key(row, section), row)
-            for row in _rows_of(queue, section)
+            for row in chain(
+                _rows_of(queue, section),
+                packed.first_rows(queue, begins_after, most, newest_first=step < 0) if section == WAITING else (),
+            )
             if _section_of(row, now) == section and _is_as_delayed(row, delayed, now, is_held)
         )
         if begins_after is not None:
@@ -493,10 +500,12 @@ def _key_of_pair(pair: tuple[tuple[float, ...], Row]) -> tuple[float, ...]:
 
 
 def _rows_of(queue: QueueRows, section: int) -> Iterable[Row]:
-    """Return the rows among which those of a section are."""
+    """Return the rows among which those of a section are, without those that are packed."""
     if section == RUNNING:
         return queue.running.values()
-    return queue.finished[section].values() if RUNNING < section < _EXPIRED else queue.ids.values()
+    if RUNNING < section < _EXPIRED:
+        return queue.finished[section].values()
+    return (row for row in queue.ids.values() if isinstance(row, Row))
 
 
 def _section_of(row: Row, now: float) -> int | None:

@@ -62,7 +62,9 @@ def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
 
 def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool, mode: int) -> Opened:
     state = JournalState()
-    journal, recovery = open_journal(path, partial(load_record, state), repair=repair, ahead=syncs, mode=mode)
+    journal, recovery = open_journal(
+        path, partial(load_record, state, pack=True), repair=repair, ahead=syncs, mode=mode
+    )
     is_done = False
     try:
         reading = clock.read()

@@ -12,7 +12,7 @@ from bisect import insort
 from collections import deque
 from heapq import heappop, heappush, merge
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, final
 
 from ..._contracts.fairness import NO_KEY, RateWindow
 from ..._contracts.groups import Groups, QueueLimits
@@ -21,7 +21,7 @@ from ..._printing import escaped
 from ..durable.engine import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..._contracts.groups import LimitReached
     from ..._tasks.limits import Limits
@@ -34,6 +34,8 @@ it is waited for by the wall clock; whether the row is delayed by a suspension; 
 deadline."""
 GONE = 6
 """The state of rows that are forgotten."""
+PACKED = 7
+"""The state of a :class:`Segment`, which stands where its first row would."""
 TIMED = "time"
 """The ``unique_until`` of a row that was pushed with a time for which its key is held, in ``QueueRows.timed_keys``;"""
 GIVEN_UP = "given up"
@@ -46,7 +48,7 @@ PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, PAUSE
 """Indexes of the counts of a queue; ``PAUSED`` is 1 if it is paused."""
 COUNTS = 10
 
-_OVERHEAD = 120
+OVERHEAD = 120
 """Bytes that a row takes in a snapshot beside its payload and its options, about."""
 
 
@@ -186,7 +188,7 @@ class Row:
     @property
     def weight(self) -> int:
         """The size of the row in a snapshot, in bytes, approximately."""
-        return len(self.payload) + _OVERHEAD + (len(self.options) if self.options is not None else 0)
+        return len(self.payload) + OVERHEAD + (len(self.options) if self.options is not None else 0)
 
     def has_expired(self, now: float) -> bool:
         """Return True if the row waits, and was not claimed in time, or its deadline is over."""
@@ -231,6 +233,43 @@ NO_TIMED_KEY = TimedKey("", 0, 0.0)
 Entry = tuple[float, int, Row]
 
 
+class Segment(Protocol):
+    """Rows that are packed, and stand in an index where the first of them would."""
+
+    @property
+    def state(self) -> int:
+        """``PACKED``."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """The priority of all rows."""
+        ...
+
+    @property
+    def first(self) -> tuple[float, int]:
+        """The place of the first row."""
+        ...
+
+    @property
+    def last(self) -> tuple[float, int]:
+        """The place of the last row."""
+        ...
+
+    @property
+    def entries(self) -> list[Entry] | None:
+        """The entries of the rows, once they are made."""
+        ...
+
+    def read_entries(self) -> Iterator[Entry]:
+        """Return the entries of the rows; those of a packed segment are not kept."""
+        ...
+
+    def unpack(self) -> None:
+        """Make the rows, unless that is done."""
+        ...
+
+
 @final
 class TimeIndex:
     """An index of rows by time, the earliest first; rows of the same time by their keys.
@@ -258,14 +297,37 @@ class TimeIndex:
             return heappop(self._others)
         return self._in_order.popleft() if self._in_order else None
 
+    def merge(self, segments: Sequence[Segment]) -> None:
+        """Add segments, in order, to entries of rows that are all valid. The last entry has to be a row, with which
+        later ones are compared.
+        """
+        firsts = [(*segment.first, cast("Row", segment)) for segment in segments]
+        entries, others, end = deque[Entry](), list[Entry](), (-math.inf, 0)
+        for entry in sorted([*firsts, *self._in_order, *self._others]):
+            (entries if entry[:2] > end else others).append(entry)
+            if entry[2].state == PACKED:
+                end = cast("Segment", entry[2]).last
+        self._in_order, self._others = entries, others  # sorted, and so a heap
+
+    def put_first(self, entries: Iterable[Entry]) -> None:
+        """Put the entries of a segment into the place from which it was popped, in descending order."""
+        self._in_order.extendleft(entries)
+
     def __iter__(self) -> Iterator[Entry]:
         """Return all entries: first those that came in order."""
         yield from self._in_order
         yield from self._others
 
     def in_order(self) -> Iterator[Entry]:
-        """Return all entries, the earliest first."""
-        return merge(self._in_order, sorted(self._others))
+        """Return all entries, the earliest first; those of segments, too."""
+        return merge(self._flat(), sorted(self._others))
+
+    def _flat(self) -> Iterator[Entry]:
+        for entry in self._in_order:
+            if entry[2].state == PACKED:
+                yield from cast("Segment", entry[2]).read_entries()
+            else:
+                yield entry
 
     def until(self, moment: float) -> Iterable[Row]:
         """Return the rows of all entries up to a moment, stale ones among them."""
@@ -290,6 +352,13 @@ def _never(row: Row) -> bool:
     return False
 
 
+def _entries_of(segment: Row | Segment) -> Iterable[Entry]:
+    """Make the rows of a segment, unless that is done; return their entries, the latest first."""
+    segment = cast("Segment", segment)
+    segment.unpack()
+    return reversed(segment.entries or ())
+
+
 @final
 class QueueRows:
     """The rows of a queue, in one index for each state."""
@@ -297,7 +366,7 @@ class QueueRows:
     def __init__(self, number: int, name: str) -> None:
         self.number = number
         self.name = name
-        self.ids: dict[str, Row] = {}
+        self.ids: dict[str, Row | Segment] = {}  # a segment for a row that is packed in it
         self.holders: dict[str, Row] = {}  # by unique key, the row that holds it,
         self.timed_keys: dict[str, TimedKey] = {}  # or the one that holds it for a time
         self.key_ends: list[tuple[float, str]] = []  # a heap of the ends of these times, with stale entries
@@ -348,6 +417,14 @@ class QueueRows:
         elif state != GONE:
             self.finished[state][row.key] = row
 
+    def row(self, task_id: str) -> Row | None:
+        """Return the row of an id; None if there is none."""
+        row = self.ids.get(task_id)
+        if row is not None and row.state == PACKED:
+            _entries_of(row)
+            row = self.ids.get(task_id)
+        return cast("Row | None", row)
+
     def end_delay(self, row: Row) -> None:
         """Note that a row does not wait for its time any more."""
         if self.delayed_rows.pop(row.key, None) is not None and row.is_suspended:
@@ -391,9 +468,15 @@ class QueueRows:
                 if row.state == WAITING and row.since == entry[0]:
                     groups.add(row.key, row, row.group or NO_KEY, row.priority, (row.since, row.key))
                     wanted -= 1
+                elif row.state == PACKED:
+                    level.put_first(_entries_of(row))
             if level.first is None:
                 del self._ready[priority]
                 self._priorities.remove(priority)
+
+    def join_segments(self, segments: Sequence[Segment]) -> None:
+        """Put segments of one priority, in order, among its rows, of which the last one is there."""
+        self._ready[segments[0].priority].merge(segments)
 
     def set_limits(self, limits: Limits | None, key: str | None) -> None:
         """Go by these limits of the queue, or of a key, from now on."""
@@ -502,6 +585,8 @@ class QueueRows:
         for level in self._ready.values():
             while (first := level.first) is not None and not (first[2].state == WAITING and first[2].since == first[0]):
                 level.pop()
+                if first[2].state == PACKED:
+                    level.put_first(_entries_of(first[2]))
 
     def load_minute(self, minute: int, name: str, sums: Sums) -> None:
         """Set the sums of a minute, as they were recorded."""
@@ -567,6 +652,8 @@ class QueueRows:
                 row = entry[2]
                 if row.state == WAITING and row.since == entry[0]:
                     return row
+                if row.state == PACKED:
+                    level.put_first(_entries_of(row))
             del self._ready[self._priorities.pop()]
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
 from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
@@ -17,6 +17,7 @@ from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
 from ..._contracts.states import FREED, KeyChange
 from ..durable.encoding import aborted_error, deadline_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, KilledRow, KillReason
+from .packed import PackedRows
 from .rows import (
     ABORTED,
     DELAYED,
@@ -38,7 +39,7 @@ from .rows import (
 from .schedules import JournalSchedules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..._tasks.limits import Limits
 
@@ -127,6 +128,7 @@ class JournalState:
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
+        self.packed = PackedRows(self.rows)  # those that were loaded, and not looked at yet
         self.queues: dict[str, QueueRows] = {}
         self.queues_by_number: dict[int, QueueRows] = {}
         self.time = 0.0  # the time of the latest change, or of the current transaction
@@ -148,6 +150,15 @@ class JournalState:
             number = max(self.queues_by_number, default=-1) + 1
             queue = self.queues[name] = self.queues_by_number[number] = QueueRows(number, name)
         return queue
+
+    def row(self, key: int) -> Row | None:
+        """Return the row of this key; None if there is none."""
+        return self.rows.get(key) or self.packed.find(key)
+
+    def rows_after(self, key: int) -> Iterator[tuple[int, Row]]:
+        """Return the rows with later keys, in order."""
+        made = ((each, self.rows[each]) for each in sorted(each for each in self.rows if each > key))
+        return merge(made, self.packed.rows_after(key))
 
     # A transaction
 
@@ -294,7 +305,7 @@ class JournalState:
         Return None if there is no such row, or if it is not kept any more.
         """
         queue = self.queues.get(name)
-        row = queue.ids.get(task_id) if queue is not None else None
+        row = queue.row(task_id) if queue is not None else None
         if row is None or row.state == GONE:
             return None
         if row.has_expired(self.time):
@@ -334,7 +345,7 @@ class JournalState:
         timed = queue.timed_keys.get(key)
         if timed is None or timed.end <= self.time:
             return None
-        row = self.rows.get(timed.row_key)
+        row = self.row(timed.row_key)
         return timed.id, None if row is None else self.current_row(queue.name, row.id)
 
     def take_key(self, row: Row, seconds: float | None = None) -> Row | None:

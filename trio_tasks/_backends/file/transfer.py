@@ -57,8 +57,7 @@ class TransferRows:
         if queue_rows is None:
             return RowsRead(rows, None)
         last = after
-        for key in sorted(key for key in self._state.rows if key > after):
-            row = self._state.rows[key]
+        for key, row in self._state.rows_after(after):
             if row.queue is not queue_rows or row.is_kept_no_longer(now):
                 continue
             size += row.weight + sum(len(each or b"") for each in (row.result, row.history, row.progress))
@@ -123,7 +122,7 @@ class TransferRows:
 
     def _insert(self, queue: QueueRows, task: StoredTask) -> bool | str:
         state = self._state
-        known = queue.ids.get(task.id)
+        known = queue.row(task.id)
         if known is not None and self._is_there(known):
             return False if self._task_of(known, state.time).is_same_task(task) else OTHER_TASK
         if task.unique is not None:
