@@ -1102,4 +1102,13 @@ MUTATIONS = [
         "            pass\n",
         ("fairness",),
     ),
+    Mutation(
+        "a-rate-wakes-nobody",
+        15,
+        "a worker on SQLite is not woken when the rate of its queue has a place again",
+        "_backends/sqlite/exchange.py",
+        "            moments += groups.rate_moments(queue, now)\n",
+        "",
+        ("fairness",),
+    ),
 ]
