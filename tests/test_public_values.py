@@ -258,7 +258,8 @@ def described(value: Any) -> Any:
     if isinstance(value, t.Parts):
         return value.id, value.attempt, value.status, value.run_at, value.terms, value.metadata
     if isinstance(value, (t.TaskBuilder, t.WorkerBuilder)):
-        return {name: getattr(value, name) for name in value.__slots__}
+        names = {*value.__slots__} - {"_base", "_changed"}  # from which the terms are made when they are needed
+        return {name: getattr(value, name) for name in names}, getattr(value, "_terms", None)
     if isinstance(value, BaseException):
         return type(value), str(value), [*map(described, value.args)], {k: described(v) for k, v in vars(value).items()}
     if is_dataclass(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -253,3 +254,12 @@ def test_options_for_many_are_checked_beforehand_and_can_be_used_again() -> None
 def test_a_wrong_option_for_many_is_refused(options: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         options_for_many(options)
+
+
+def test_a_copy_of_a_builder_is_changed_alone() -> None:
+    builder = TaskBuilder(1).attempts(3).data("first")
+    other = copy.copy(builder).attempts(5).priority(2).data("second")
+    task, changed = builder.build(), other.build()
+    assert (task.parts.terms.attempts, task.parts.terms.priority, task.parts.extensions[str]) == (3, 0, "first")
+    assert (changed.parts.terms.attempts, changed.parts.terms.priority) == (5, 2)
+    assert changed.parts.extensions[str] == "second"

@@ -165,7 +165,7 @@ async def limits_are_of_a_queue_or_of_a_key(harness: Harness) -> None:
         found = await backend.get_limits(), await backend.get_limits(key="a"), await backend.get_limits(key="b")
         expect("the limits of the queue, of a key with its own, and of another one", found, (limits, own, None))
         listed = await backend.list_limits()
-        expect("the same in the list of all limits", tuple(map(listed.get, (None, "a", "b"))), found)
+        expect("the same in the list of all limits", tuple(listed.get(key) for key in (None, "a", "b")), found)
         await backend.set_limits(Limits(per_key=1))
         await backend.set_limits(Limits(weight=2), key="a")
         await _push_keys(harness, "a", "a", "b", "b")
