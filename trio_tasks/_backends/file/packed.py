@@ -17,7 +17,7 @@ import cbor2
 from .rows import OVERHEAD, PACKED, Entry, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .rows import QueueRows
 
@@ -76,7 +76,8 @@ class Segment:
     def _make(self) -> Iterator[Row]:
         record = cbor2.loads(self._record)
         fields, facts = record[_ROWS_AT], record[_FACTS_AT : _FACTS_AT + 1]
-        named = (facts and facts[0]) or [None, None, self._pushed, None] * self.number
+        unnamed: list[Any] = [None, None, self._pushed, None]
+        named: list[Any] = (facts and facts[0]) or unnamed * self.number
         pairs = zip(range(0, len(fields), ROW), range(0, len(named), _FACTS), strict=True)
         for start, fact in pairs:
             key, _, id, payload, options, priority, _ = fields[start : start + 7]
@@ -273,4 +274,5 @@ def _are_facts(facts: Any, keys: list[int]) -> bool:
 
 def _are_moments(values: Sequence[Any]) -> bool:
     """Return True if all of these are finite numbers, or None."""
-    return set(map(type, values)) <= _MOMENT and all(map(math.isfinite, filter(None, values)))
+    moments: Iterable[Any] = filter(None, values)
+    return set(map(type, values)) <= _MOMENT and all(map(math.isfinite, moments))
