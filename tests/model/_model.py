@@ -12,8 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from trio_tasks import Cancelled, DeadlinePassed, Expired, Limits, Pushed, Replaced, StorageEvent, TaskId
+from trio_tasks import Cancelled, DeadlinePassed, Expired, Limits, Pushed, Rate, Replaced, StorageEvent, TaskId
 
+CLOSE = 3 / 32
+"""Seconds: what begins within a step may have begun this much earlier, or later."""
 LIVE = ("waiting", "delayed", "running")
 STATUS = {
     "waiting": "Pending",
@@ -105,6 +107,12 @@ class Model:
         self.is_paused = False
         self.limits: dict[str | None, Limits] = {}
         """Of each key that has some of its own; under None, those of the queue."""
+        self.begun: list[tuple[float, str | None]] = []
+        """When each attempt began, and its key."""
+        self.given_back: list[tuple[float, str | None]] = []
+        """Claims that were given back before their attempt began: they may count for a rate, or not."""
+        self.rated_since: dict[str | None, float] = {}
+        """When the rate of a key, or of the queue, was set: those that had begun before may count, or not."""
         self.order = 0
         self.events: list[StorageEvent] = []  # of the latest step
         self.expired: Counter[StorageEvent] = Counter()
@@ -205,14 +213,38 @@ class Model:
     def free_in_all(self) -> float:
         """Return the number of attempts that may begin in the queue."""
         limits = self.limits.get(None)
-        return math.inf if limits is None or limits.concurrency is None else limits.concurrency - self.running()
+        if limits is None:
+            return math.inf
+        places = math.inf if limits.concurrency is None else limits.concurrency - self.running()
+        return min(places, self.tokens(None)[0])
 
     def free(self, key: str | None) -> float:
         """Return the number of attempts of a key that may begin; negative if a limit was lowered."""
         limits = self.limits.get(key, self.limits.get(None))
-        if key is None or limits is None or limits.per_key is None:
+        if key is None or limits is None:
             return math.inf
-        return limits.per_key - self.running(key)
+        places = math.inf if limits.per_key is None else limits.per_key - self.running(key)
+        return min(places, self.tokens(key)[0])
+
+    def rate(self, key: str | None) -> Rate | None:
+        """Return the rate of the queue, or of a key in it."""
+        limits = self.limits.get(key, self.limits.get(None))
+        return None if limits is None else limits.rate if key is None else limits.rate_per_key
+
+    def tokens(self, key: str | None) -> tuple[float, float]:
+        """Return how many attempts a rate lets begin: at most, and at least. A place may come back a little later."""
+        rate = self.rate(key)
+        if rate is None:
+            return math.inf, math.inf
+        since = max(self.now - rate.per + CLOSE, self.rated_since.get(key, 0.0))
+        sure = sum(moment >= since and key in (None, each) for moment, each in self.begun)
+        late = self.now - 1.01 * rate.per - CLOSE
+        perhaps = sum(moment > late and key in (None, each) for moment, each in [*self.begun, *self.given_back])
+        return rate.n - sure, rate.n - perhaps
+
+    def is_unsure(self) -> bool:
+        """Return True if it is not known how many attempts a rate lets begin at this moment."""
+        return any(most != least for most, least in map(self.tokens, (None, "odd")))
 
     def running(self, key: str | None = None) -> int:
         return sum(row.place == "running" and key in (None, row.key) for row in self.rows.values())
@@ -265,6 +297,7 @@ class Model:
         row.place, row.claim, row.due, row.expires = "running", self.claims, self.now + self.traits.lease, math.inf
         row.attempt += 1
         row.started = self.now
+        self.begun.append((self.now, row.key))
         row.has_begun = True
         return row.claim
 

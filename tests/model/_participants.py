@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-from trio_tasks import Killed, Released, StorageEvent, Task
+from trio_tasks import (
+    AbortError,
+    DeadlineError,
+    Failed,
+    Killed,
+    Outcome,
+    Released,
+    Retried,
+    StorageEvent,
+    Succeeded,
+    Suspended,
+    Task,
+    TaskExpiredError,
+    UnknownTaskError,
+)
+
+VERDICTS: dict[str, Callable[[float], Outcome]] = {
+    "succeeded": lambda after: Succeeded(after),
+    "retried": lambda after: Retried(ValueError("trouble"), after),
+    "failed": lambda after: Failed(ValueError("trouble")),
+    "killed": lambda after: Killed(ValueError("trouble")),
+    "released": lambda after: Released(),
+    "suspended": lambda after: Suspended(after),
+}
+CALL_ERRORS = UnknownTaskError, trio.ClosedResourceError, AbortError, ValueError, TaskExpiredError, DeadlineError
+"""The errors of a call: those of its task, and of a storage that is closed, or has forgotten it."""
 
 
 @dataclass(eq=False)
