@@ -47,11 +47,14 @@ def test_limits_are_set_and_shown(kind: str, tmp_path: Path) -> None:
 @everywhere
 def test_a_key_has_limits_of_its_own(kind: str, tmp_path: Path) -> None:
     """They stand in place of those that the queue has for each key."""
-    limits = partial(call, "limits", "--url", filled(kind, tmp_path), "--no-json", "emails", "--key", WILD)
+    url = filled(kind, tmp_path)
+    limits = partial(call, "limits", "--url", url, "--no-json", "emails", "--key", WILD)
     shown = "emails, key evil\\n\\x1b[31mid\\u202e:"
     assert limits().out == f"{shown} as the queue says for each key\n"
     assert limits("--per-key", "5", "--weight", "0.5").out == f"{shown} at most 5 at once, weight 0.5\n"
     assert limits().out == f"{shown} at most 5 at once, weight 0.5\n"
+    of_all = call("limits", "--url", url, "--no-json").out.splitlines()
+    assert of_all == ["emails: no limits", f"{shown} at most 5 at once, weight 0.5", "sms: no limits"]
     assert limits("--weight", "1").out == f"{shown} no limits\n"
     assert limits("--none").out == f"{shown} as the queue says for each key\n"
 

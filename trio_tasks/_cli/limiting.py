@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from .. import Limits, Rate
 from .options import duration, on_store, store_options
 from .output import Answer, CommandError, ExitStatus, exactly, printable
 from .store import StoreOptions, changing, looking
-
-if TYPE_CHECKING:
-    from .. import DurableStorage
 
 _RATE = re.compile(r"(\d{1,12})/(.+)")
 _UNITS = {"s": "1s", "m": "1m", "min": "1min", "h": "1h", "d": "1d"}
@@ -50,8 +47,9 @@ _COUNT = click.IntRange(min=1, max=2**31)
 async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, none: bool, **limited: Any) -> None:
     """Show or set the limits of a queue, or of a key in it.
 
-    Without an option for a limit it shows them, of all queues if none is named. With one or more, it sets them: what is
-    not given is not limited any more. They hold over all processes, from the next task on that is taken.
+    Without an option for a limit it shows them, and those of single keys, of all queues if none is named. With one or
+    more, it sets them: what is not given is not limited any more. They hold over all processes, from the next task on
+    that is taken.
     """
     given = {name: value for name, value in limited.items() if value is not None}
     if none and given:
@@ -66,20 +64,23 @@ async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, n
         async with changing(options) as store:
             [queue] = await store.queues()
             await queue.set_limits(wanted, key=key)
-            await _show(queue, key, answer)
+            _show(queue.queue, key, await queue.get_limits(key=key), answer)
         return
     async with looking(options) as store:
         for queue in await store.queues():
-            await _show(queue, key, answer)
+            _show(queue.queue, key, await queue.get_limits(key=key), answer)
+            if key is None:
+                of_keys = {each: own for each, own in (await queue.list_limits()).items() if each is not None}
+                for each in sorted(of_keys):
+                    _show(queue.queue, each, of_keys[each], answer)
 
 
-async def _show(queue: DurableStorage[Any], key: str | None, answer: Answer) -> None:
-    found = await queue.get_limits(key=key)
-    record: dict[str, Any] = {"queue": queue.queue, "key": key}
+def _show(queue: str, key: str | None, found: Limits | None, answer: Answer) -> None:
+    record: dict[str, Any] = {"queue": queue, "key": key}
     for name in (each.name for each in fields(Limits)):
         value = None if found is None else getattr(found, name)
         record[name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
-    whose = printable(queue.queue) if key is None else f"{printable(queue.queue)}, key {printable(key)}"
+    whose = printable(queue) if key is None else f"{printable(queue)}, key {printable(key)}"
     answer.record(record, f"{whose}: {_sentence(found, is_key=key is not None)}")
 
 
