@@ -173,7 +173,7 @@ async def test_the_others_wait_for_one_handler_at_most(
 
 
 @everywhere
-async def test_nobody_spins_while_the_queue_is_full_and_a_key_may_go_on(
+async def test_no_receiver_spins_while_the_queue_is_full_and_a_key_may_go_on(
     opened: Opener, tmp_path: Path, mock_clock: MockClock
 ) -> None:
     """The moment from which on the rate of a key lets a task go comes while no slot of the queue is free."""
