@@ -577,7 +577,7 @@ class Machine(RuleBasedStateMachine):
         for held in self._unsettled(storage):  # what runs here is not abandoned, and its lease is renewed if it is late
             late = held.until - now <= self.kind.traits.lease / 2
             if self.kind.traits.is_stored and late and self.model.holds(held.id, held.claim):
-                self.model.rows[held.id].due = now + self.kind.traits.lease
+                held.until = self.model.rows[held.id].due = now + self.kind.traits.lease
         abandoned = [row for row in self.model.rows.values() if row.place == "running" and self.model.is_overdue(row)]
         assert self._do(storage.resume_abandoned) == len(abandoned)
         for row in abandoned:
