@@ -377,7 +377,7 @@ def test_a_schedule_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 @everywhere
 def test_a_queue_with_tasks_or_other_limits_keeps_its_own(kind: str, tmp_path: Path) -> None:
     url = filled(kind, tmp_path)
-    given = call("limits", "--url", url, "emails", "--per-key", "2").out
+    given = call("limits", "--url", url, "emails", "--per-key", "2").records
     call("limits", "--url", url, "emails", "--key", "a", "--per-key", "3")
     dump = exported(url)
     call("limits", "--url", url, "emails", "--per-key", "4")
@@ -394,7 +394,8 @@ def test_a_queue_with_tasks_or_other_limits_keeps_its_own(kind: str, tmp_path: P
     call("limits", "--url", url, "emails", "--key", "a", "--per-key", "3")
     again = call("import", "--url", url, "-", stdin=dump)
     assert (again.status, again.err) == (0, "")
-    assert call("limits", "--url", url, "emails").out == given
+    of_queue, of_key = call("limits", "--url", url, "emails").records
+    assert ([of_queue], of_key["key"], of_key["per_key"]) == (given, "a", 3)
 
 
 @everywhere
