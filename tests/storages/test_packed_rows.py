@@ -227,10 +227,15 @@ LATER = {
 }
 
 
+LAST = _record(range(71, 91), 75.0)
+"""Behind all of them, so that the others stay packed: of the last ones of a queue the rows are made."""
+
+
+@pytest.mark.parametrize("more", [[], [LAST]], ids=["alone", "more behind"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("later", LATER)
-def test_records_may_overlap(later: str, turned: bool) -> None:
-    records = [cbor2.dumps(each) for each in (FIRST, LATER[later])][:: -1 if turned else 1]
+def test_records_may_overlap(later: str, turned: bool, more: list[Any]) -> None:
+    records = [cbor2.dumps(each) for each in [*[FIRST, LATER[later]][:: -1 if turned else 1], *more]]
     packs, makes = loaded(records, pack=True), loaded(records, pack=False)
     assert len(packs.packed) > 0 or later != "behind"
     assert seen(packs, Random(0)) == seen(makes, Random(0))
