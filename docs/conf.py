@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     ("py:class", r"MissedPolicy|OverlapPolicy|StoredState|UniqueUntil|AbstractAsyncContextManager"),
     (
         "py:class",
-        r"AnyStorage|Conformance|Writer|ExplanationKind|datetime|date|ZoneInfo|TracerProvider|Metric|CollectorRegistry|Meter|Health",
+        r"AnyStorage|Background|Conformance|Writer|ExplanationKind|datetime|date|ZoneInfo|TracerProvider|Metric|CollectorRegistry|Meter|Health",
     ),
 ]
 

@@ -76,10 +76,10 @@ class NowaitGate(Gate, Protocol):
     """
 
     def ready_nowait(self) -> None:
-        """Return if :meth:`ready` would have nothing to wait for; raise ``trio.WouldBlock`` otherwise.
+        """Return if ``ready`` would have nothing to wait for; raise ``trio.WouldBlock`` otherwise.
 
-        Raise it too while others wait in :meth:`ready`, or this caller would overtake them. The worker then waits in
-        :meth:`ready` itself. Any other error is what the attempt at the next task fails with.
+        Raise it too while others wait in ``ready``, or this caller would overtake them. The worker then waits in
+        ``ready`` itself. Any other error is what the attempt at the next task fails with.
         """
         ...
 
