@@ -445,9 +445,7 @@ class TaskBuilder(Generic[A]):
         self._metadata = NO_METADATA
         self._data: list[object] = []
         self._base = USUAL_TERMS
-        self._changed: dict[
-            str, Any
-        ] = {}  # terms that differ from the base: to make Terms anew costs as much as a push
+        self._changed: dict[str, Any] = {}  # terms other than those of the base: to make Terms costs as much as a push
         if type(args) is Call:
             self._take(options_of(args))
 

@@ -158,12 +158,6 @@ class Batch:
             Batch(self.settles[in_settles:], self.pushes[in_pushes:], self.claims[in_claims:], before),
         )
 
-    def answered(
-        self, began_at: float, result: ExchangeResult | BackendError, *, is_refused: bool = False
-    ) -> BatchResult:
-        """Return the requests with the result of their exchange."""
-        return BatchResult(self, began_at, result, is_refused)
-
     def __add__(self, other: Batch) -> Batch:
         return Batch(
             [*self.settles, *other.settles],
@@ -850,27 +844,25 @@ async def _exchange_by_halves(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[BatchResult]:
     """Make requests of which the engine refuses at least one, in ever smaller halves."""
-    unasked = [*reversed(batch.halves())]
-    answered: list[BatchResult] = []
-    refused: list[BatchResult] = []
+    unasked, answered, refused = [*reversed(batch.halves())], list[BatchResult](), list[BatchResult]()
     failed: BatchResult | None = None
     while unasked and failed is None:
         current, began_at = unasked.pop(), now()
         with catch_errors() as caught:
-            answered.append(current.answered(began_at, await exchange(current.exchange())))
+            answered.append(BatchResult(current, began_at, await exchange(current.exchange())))
         if caught.error is None:
             continue
         error = as_backend_error(caught.error)
         if not error.is_refusal:
-            failed = sum(reversed(unasked), current).answered(began_at, error)
+            failed = BatchResult(sum(reversed(unasked), current), began_at, error)
         elif current.size > 1:
             unasked += reversed(current.halves())
         else:
-            refused.append(current.answered(began_at, error, is_refused=True))
+            refused.append(BatchResult(current, began_at, error, is_refused=True))
     if not answered and refused and all(isinstance(each.result, UnforeseenError) for each in refused):
         # The engine may be out of order, rather than a request: no other one succeeded.
         last = refused.pop()
         rest = sum([each.batch for each in refused], last.batch)
-        failed = (rest if failed is None else rest + failed.batch).answered(last.began_at, last.result)
+        failed = BatchResult(rest if failed is None else rest + failed.batch, last.began_at, last.result)
         refused = []
     return [*answered, *refused, *([failed] if failed is not None else ())]  # noqa: ASYNC910  an engine is one

@@ -23,6 +23,7 @@ def copy_error(error: BackendError) -> BackendError:
 
 
 def closed_error() -> trio.ClosedResourceError:
+    """Make the error for whoever waits when the storage is closed."""
     return trio.ClosedResourceError("the storage was closed, with its connection")
 
 

@@ -197,15 +197,13 @@ class ExchangeSql:
         answer, wall = ExchangeResult(), wall_seconds()
         for claim in claims:
             queue = self._counters.known(claim.queue)
-            ahead, first = self._walls.get(queue, (math.inf, None))
             if (
                 claim.queue not in self._counters.without_rules
                 or self._refused
                 or queue in self._watch.rows
                 or self._orphans_are_held_back(now)
                 or now >= self._swept.get(queue, 0.0)
-                or abs(ahead - (wall - now)) > _WALL_MOVED
-                or (first is not None and first <= wall)
+                or self._concerns_wall_clock(queue, now, wall)
                 or self._connection.execute(_IS_ANY_READY, (queue,))
             ):
                 return None
@@ -648,8 +646,7 @@ class ExchangeSql:
             found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
         wall = wall_seconds()
-        ahead, first = self._walls.get(queue, (math.inf, None))
-        if abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall):
+        if self._concerns_wall_clock(queue, now, wall):
             known = {row.seq for row in due}
             walled = map(Due._make, self._connection.execute(WALL_DUE, (queue, wall, _MOST_DUE)))
             due += [row for row in walled if row.seq not in known]
@@ -674,6 +671,11 @@ class ExchangeSql:
             except Exception as error:
                 self._skip_refused(row.seq, error, now)
         return orphans, len(due) >= limit
+
+    def _concerns_wall_clock(self, queue: int, now: float, wall: float) -> bool:
+        """Return True if a row may be due by the wall clock, or that was set, or not looked at yet."""
+        ahead, first = self._walls.get(queue, (math.inf, None))
+        return abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall)
 
     def _enter(self, row: Due, name: str, queue: int, now: float) -> None:
         """Make a due row ready, take it back or expire it."""
