@@ -110,6 +110,11 @@ def check_unicode(value: str, name: str) -> str:
     return value
 
 
+def check_stored_text(value: object, name: str) -> str:
+    """Check a text that a storage looks for: a string that is not empty, and can be encoded as UTF-8."""
+    return check_unicode(check_text(value, name), name)
+
+
 def check_callable(value: T, name: str, shape: str) -> T:
     """Check that the value can be called; ``shape`` tells the reader with which arguments."""
     if not callable(value):

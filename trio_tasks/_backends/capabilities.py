@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
-from .._checks import check_flag, check_seconds, check_text, check_unicode
+from .._checks import check_flag, check_seconds, check_stored_text
 from .._contracts.backend import (
     ActOnMany,
     Audit,
@@ -435,7 +435,7 @@ class LedgerCapabilities(
         Raises:
           UnknownTaskError: no such task is known.
         """
-        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        check_stored_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         ledger = self._ledger_holder.ledger

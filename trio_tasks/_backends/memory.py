@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
-from .._checks import check_flag, check_name, check_text, check_unicode
+from .._checks import check_flag, check_name, check_stored_text
 from .._contracts.backend import (
     CallTask,
     Explain,
@@ -678,7 +678,7 @@ class MemoryStorage(
         from .._contracts.explanation import Evidence, Place, explanation_of  # most programs never ask
         from .._contracts.worker_info import worker_info
 
-        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        check_stored_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         queue = self._queue
         queue.expire()  # which may make room for those that wait for it

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
-from .._checks import check_text, check_unicode
+from .._checks import check_stored_text
 from .._logging import log
 from .._printing import escaped
 from .._tasks.outcome import Status
@@ -33,12 +33,9 @@ def check_ids(given: object) -> str | list[str]:
       TypeError, ValueError: it is neither, or one of them is no id; the message says at which position.
     """
     if isinstance(given, _WHOLE) or not isinstance(given, Iterable):
-        return check_unicode(check_text(given, "a task's id"), "a task's id")
+        return check_stored_text(given, "a task's id")
     several = cast("Iterable[object]", given)
-    ids = [check_text(each, f"ids[{position}]") for position, each in enumerate(several)]
-    for position, each in enumerate(ids):
-        check_unicode(each, f"ids[{position}]")
-    return ids
+    return [check_stored_text(each, f"ids[{position}]") for position, each in enumerate(several)]
 
 
 def in_batches(ids: Iterable[str], size: int) -> Iterator[Sequence[str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, final
 
-from .._checks import check_count, check_flag, check_moment, check_text, check_unicode
+from .._checks import check_count, check_flag, check_moment, check_stored_text, check_text
 from .._clock import seconds_until
 from .._printing import quoted
 from .._tasks.outcome import Status
@@ -195,10 +195,6 @@ def _is_number(value: object) -> bool:
     return (type(value) is int and abs(value) < 2**63) or (type(value) is float and math.isfinite(value))
 
 
-def _check_stored_text(value: Any, name: str) -> str:
-    return check_unicode(check_text(value, name), name)
-
-
 def _check_metadata(value: Any, name: str) -> Mapping[str, Any]:
     names: Any = value
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in names):
@@ -211,10 +207,10 @@ def _check_time(value: object, name: str) -> float:
 
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "name": _check_stored_text,
-    "key": _check_stored_text,
-    "worker": _check_stored_text,
-    "unique": _check_stored_text,
+    "name": check_stored_text,
+    "key": check_stored_text,
+    "worker": check_stored_text,
+    "unique": check_stored_text,
     "metadata": _check_metadata,
     "pushed_after": _check_time,
     "pushed_before": _check_time,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import trio
 
-from ..._checks import check_seconds, check_text, check_unicode
+from ..._checks import check_seconds, check_stored_text
 from ..._clock import microseconds_of, wall_after
 from ..._concurrency.virtual_time import rest
 from ..._contracts.bulk import Refusal, ReportBuilder, in_batches, log_taken
@@ -312,7 +312,7 @@ class QueueOperations:
 
     async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
         """Call this method of the engine for a task."""
-        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        check_stored_text(task_id, "a task's id")
         return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
 
     # Schedules

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 import trio
 
-from ..._checks import check_seconds, check_text, check_unicode
+from ..._checks import check_seconds, check_stored_text
 from ..._contracts.sink import BATCH_SIZE
 from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import UnknownTaskError
@@ -177,7 +177,7 @@ class SyncSqliteStorage(Generic[A]):
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def _find(self, task_id: str) -> StoredRow | None:
-        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        check_stored_text(task_id, "a task's id")
         return self._do(lambda: self._session.read(Operations.find, self.queue, task_id, self._now()))
 
     # Closing
