@@ -464,9 +464,11 @@ async def test_the_limits_of_a_stored_queue_are_written_once(kind: Any, tmp_path
         assert await storage.get_limits() == limits
         shared = storage.share(int, queue="other", limits=others)
         assert await shared.get_limits() == others
+        assert await storage.share(int, queue="second", limits=others).list_limits() == {None: others}
         assert await shared.get_limits(key="a") is None
         await shared.push(1)
         assert await shared.get_limits() == others
+        assert await shared.list_limits() == {None: others}
         assert await storage.share(int, queue="third").get_limits() is None
     async with kind(tmp_path / "tasks", int, limits=others) as storage:
         assert await storage.get_limits() == limits

@@ -328,7 +328,9 @@ class DurableCapabilities(
 
     async def list_limits(self) -> dict[str | None, Limits]:
         """Return all limits: those of the queue under None, and then those that keys have of their own by key."""
-        return await self._loop.ask(self._loop.engine.list_limits, self._queue.name)
+        first = self._loop.first_limits.get(self._queue.name)  # the same
+        found = await self._loop.ask(self._loop.engine.list_limits, self._queue.name)
+        return found if first is None or None in found else {None: first, **found}
 
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
