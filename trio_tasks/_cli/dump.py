@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 from .. import CborCodec, Limits, Metadata, Rate, StoredTask, TaskBuilder
 from ..abc import StoredSchedule, TaskTemplate
 from .output import CommandError, ExitStatus, printable
+from .records import limits_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,11 +88,8 @@ def limits_line(queue: str, key: str | None, limits: Limits) -> bytes:
     record: dict[str, Any] = {"kind": "limits", "queue": queue}
     if key is not None:
         record["key"] = key
-    for each in _LIMITS_FIELDS:
-        value = getattr(limits, each.name)
-        if value != each.default:
-            record[each.name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
-    return line(record)
+    given = {each.name for each in _LIMITS_FIELDS if getattr(limits, each.name) != each.default}
+    return line(record | {name: value for name, value in limits_record(limits).items() if name in given})
 
 
 def end_line(tasks: int, schedules: int) -> bytes:

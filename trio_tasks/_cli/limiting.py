@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from .. import Limits, Rate
 from .options import duration, on_store, store_options
 from .output import Answer, CommandError, ExitStatus, exactly, printable
+from .records import limits_record
 from .store import StoreOptions, changing, looking
 
 _RATE = re.compile(r"(\d{1,12})/(.+)")
@@ -68,20 +68,17 @@ async def limits(options: StoreOptions, answer: Answer, /, *, key: str | None, n
         return
     async with looking(options) as store:
         for queue in await store.queues():
-            _show(queue.queue, key, await queue.get_limits(key=key), answer)
+            known: dict[str | None, Limits | None] = {key: await queue.get_limits(key=key)}
             if key is None:
-                of_keys = {each: own for each, own in (await queue.list_limits()).items() if each is not None}
-                for each in sorted(of_keys):
-                    _show(queue.queue, each, of_keys[each], answer)
+                known |= await queue.list_limits()
+            for each, found in known.items():
+                _show(queue.queue, each, found, answer)
 
 
 def _show(queue: str, key: str | None, found: Limits | None, answer: Answer) -> None:
-    record: dict[str, Any] = {"queue": queue, "key": key}
-    for name in (each.name for each in fields(Limits)):
-        value = None if found is None else getattr(found, name)
-        record[name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
+    told = _sentence(found, is_key=key is not None)
     whose = printable(queue) if key is None else f"{printable(queue)}, key {printable(key)}"
-    answer.record(record, f"{whose}: {_sentence(found, is_key=key is not None)}")
+    answer.record({"queue": queue, "key": key, **limits_record(found)}, f"{whose}: {told}")
 
 
 def _sentence(limits: Limits | None, *, is_key: bool) -> str:

@@ -1,11 +1,12 @@
-"""Tasks, workers and attempts as records, which are what commands write as JSON; and as texts."""
+"""Tasks, workers, attempts and limits as records, which are what commands write as JSON; and as texts."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from .. import Status, StoredTaskInfo
+from .. import Limits, Rate, Status, StoredTaskInfo
 from .output import age, as_json, lines_of, moment_shown, printable, span
 
 if TYPE_CHECKING:
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 
 _LONGEST_VALUE = 2000
 """Characters of args, results and other values that are shown to people; all of them are in the JSON."""
+
+
+def limits_record(limits: Limits | None) -> Record:
+    """Return the fields of limits as JSON has them; all None if there are none."""
+    record: Record = {}
+    for each in fields(Limits):
+        value = None if limits is None else getattr(limits, each.name)
+        record[each.name] = {"n": value.n, "per": value.per} if isinstance(value, Rate) else value
+    return record
 
 
 def summary_of(task: Task[Any], queue: str) -> Record:
