@@ -106,6 +106,10 @@ class RateWindow:
                 return
         self._begun.append((now, number))
 
+    def ends(self, rate: Rate) -> float:
+        """Return the moment from which on none of the attempts counts any more."""
+        return self._begun[-1][0] + rate.per * _KEPT if self._begun else -math.inf
+
     def take_back(self) -> None:
         """Count one of the attempts that were counted last no more, since it has not begun."""
         if self._begun:

@@ -240,8 +240,8 @@ class PlaceTable:
         """Store the attempts that have begun."""
         stored: list[tuple[Any, ...]] = []
         for (queue, key), rate in self._new_windows.items():
-            begun = self.window(queue, key).state()
-            stored.append((queue, key, begun[-1][0] + rate.per, json.dumps(begun)))
+            window = self.window(queue, key)
+            stored.append((queue, key, window.ends(rate), json.dumps(window.state())))
         if stored:
             sql = "INSERT OR REPLACE INTO trio_tasks_rate (queue, key, until, begun) VALUES (?, ?, ?, ?)"
             self._connection.executemany(sql, stored)
