@@ -23,29 +23,10 @@ def run_and_cancelling(
     return block
 
 
-@asynccontextmanager
-async def run_shielded(async_fn: Callable[..., Awaitable[object]], *args: Any) -> AsyncGenerator[None, None]:
-    """Do as :func:`run_and_cancelling`, but shield the function from cancellations that come from outside the block. So
-    it goes on for as long as something in the block shields itself and cleans up.
-    """
-    scope = trio.CancelScope(shield=True)
-
-    async def run() -> None:
-        with scope:
-            await async_fn(*args)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)  # noqa: ASYNC113  it need not have begun when the block does
-        try:
-            yield
-        finally:
-            scope.cancel()
-
-
 @final
 class Background:
-    """Functions that run in the background of a block, shielded as :func:`run_shielded` has it; see
-    :func:`open_background`.
+    """Functions that run in the background of a block, and are shielded from cancellations that come from outside it.
+    So they go on for as long as something in the block shields itself and cleans up. See :func:`open_background`.
 
     Args:
       nursery: the nursery around the block.
@@ -61,7 +42,6 @@ class Background:
         self._scopes.append(scope)
         self._nursery.start_soon(self._run, scope, async_fn, args)
 
-    @trio.lowlevel.enable_ki_protection
     async def _run(
         self, scope: trio.CancelScope, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]
     ) -> None:
@@ -83,3 +63,11 @@ async def open_background() -> AsyncGenerator[Background, None]:
             yield background
         finally:
             background.end()
+
+
+@asynccontextmanager
+async def run_shielded(async_fn: Callable[..., Awaitable[object]], *args: Any) -> AsyncGenerator[None, None]:
+    """Do as :func:`run_and_cancelling`, but in a :class:`Background`."""
+    async with open_background() as background:
+        background.start(async_fn, *args)
+        yield

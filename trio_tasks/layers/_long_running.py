@@ -79,6 +79,7 @@ class LongRunning:
             context.background.start(self._watch, context, watcher)
         return watcher
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch(self, context: WorkerContext, watcher: _Watcher) -> None:
         try:
             await watcher.run()
@@ -181,6 +182,7 @@ class _Watcher:
         """Watch this attempt no longer."""
         self._watches.pop(watch, None)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Log each attempt each time it has lasted another interval."""
         while True:
