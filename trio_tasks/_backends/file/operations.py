@@ -124,8 +124,11 @@ class Operations:
         if queue_rows is None:
             return Found([])
         self._enter_delays(queue_rows, now)
-        found = find_page(_listed(self._state.packed, queue_rows, query, now), query.limit, RowFilter.of(query))
+        found = self._page(queue_rows, query, now)
         return Found([_stored(row, now) for row in found.rows], found.next, found.is_partial)
+
+    def _page(self, queue: QueueRows, query: Query, now: float) -> Found[Row]:
+        return find_page(_listed(self._state.packed, queue, query, now), query.limit, RowFilter.of(query))
 
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
@@ -251,9 +254,7 @@ class Operations:
         if queue_rows is None:
             return Changed([], None, is_more=False)
         self._state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
-        found = find_page(
-            _listed(self._state.packed, queue_rows, query, self._state.time), query.limit, RowFilter.of(query)
-        )
+        found = self._page(queue_rows, query, self._state.time)
         answers = [(row.id, self._change_row(queue, RowChange(verb), row.id)) for row in found.rows]
         ids = [task_id for task_id, answer in answers if answer is True]
         taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
