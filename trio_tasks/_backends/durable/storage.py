@@ -178,7 +178,9 @@ class DurableStorage(
         self._loop.thread = threading.get_ident()
         self._loop.pid = os.getpid()
         await self._stack.enter_async_context(run_shielded(self._loop.run))
-        listeners = self._loop.on_wakeup, self._loop.on_finish, self._loop.on_asked
+        # In virtual time nothing is polled, so each news of others is a reason to look.
+        on_finish = self._loop.on_finish if engine.needs_polling else self._loop.on_wakeup
+        listeners = self._loop.on_wakeup, on_finish, self._loop.on_asked
         await self._stack.enter_async_context(run_shielded(engine.listen, *listeners))
         note_open(self._loop)
         return self
